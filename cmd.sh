@@ -1,0 +1,114 @@
+#!/usr/bin/env bash
+# Everything a person does in this checkout. `./cmd.sh help` explains.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+usage() {
+  cat <<'TEXT'
+usage: ./cmd.sh COMMAND [ARGUMENT ...]
+
+  demo     set everything up, start the bridge with an offline demo model, play one turn
+  test     set everything up, run all tests: with the fast extra, without it, and on the single file
+  build    make dist/codex-bridge.pyz, the whole bridge in one file
+  check    run the linter, the formatter's check and the type checker
+  bench    print the figures of docs/performance.md (see ./cmd.sh bench --help)
+  serve    run the bridge from this checkout (arguments as for codex-bridge serve)
+  help     this text
+
+`test` passes further arguments to pytest: ./cmd.sh test -k stream
+PYTHON names the interpreter to use (3.11 or newer); the virtual environments are .venv and .venv-plain.
+TEXT
+}
+
+# Print the first Python that is new enough.
+find_python() {
+  local candidate
+  for candidate in ${PYTHON:-} python3 python3.13 python3.12 python3.11; do
+    if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+      echo "$candidate"
+      return
+    fi
+  done
+  echo "cmd.sh: Python 3.11 or newer is needed; PYTHON can name it." >&2
+  exit 1
+}
+
+# Make the virtual environment $1 with the requirements $2..., again only when pyproject.toml has changed.
+make_environment() {
+  local directory=$1 python stamp
+  shift
+  stamp="$directory/installed-$(cksum <pyproject.toml | cut -d' ' -f1)"
+  if [ ! -e "$stamp" ]; then
+    python=$(find_python)
+    echo "cmd.sh: setting up $directory (once)" >&2
+    "$python" -m venv --clear "$directory"
+    "$directory/bin/python" -m pip install --quiet --disable-pip-version-check "$@"
+    touch "$stamp"
+  fi
+}
+
+make_full_environment() { make_environment .venv -e '.[fast,codex,dev]'; }
+
+# The same without the fast extra, and without a second Codex of 385 MB.
+make_plain_environment() { make_environment .venv-plain -e . pytest pytest-xdist; }
+
+packaged_codex() {
+  .venv/bin/python -c 'from codex_cli_bin import bundled_codex_path as path; print(path())'
+}
+
+build() {
+  local python
+  python=$(find_python)
+  rm -rf build/pyz
+  mkdir -p build/pyz dist
+  cp -R codex_bridge build/pyz/
+  find build/pyz -name __pycache__ -type d -prune -exec rm -rf {} +
+  cp codex_bridge/__main__.py build/pyz/__main__.py
+  "$python" -m zipapp build/pyz --compress --python '/usr/bin/env python3' --output dist/codex-bridge.pyz
+  rm -rf build/pyz
+  echo "dist/codex-bridge.pyz ($(wc -c <dist/codex-bridge.pyz) bytes)"
+}
+
+run_tests() {
+  make_full_environment
+  make_plain_environment
+  build
+  CODEX_BIN=${CODEX_BIN:-$(packaged_codex)}
+  export CODEX_BIN
+  echo "== with uvloop and orjson" >&2
+  .venv/bin/python -m pytest -n 4 "$@"
+  echo "== with the standard library alone" >&2
+  .venv-plain/bin/python -m pytest -n 4 "$@"
+  echo "== end to end on the single file, isolated" >&2
+  .venv-plain/bin/python -m pytest -n 4 tests/e2e --bridge "$(find_python) -I -S dist/codex-bridge.pyz" "$@"
+}
+
+command=${1:-help}
+[ $# -gt 0 ] && shift
+case $command in
+  demo)
+    make_environment .venv -e '.[fast,codex,dev]'
+    exec .venv/bin/codex-bridge demo "$@"
+    ;;
+  test) run_tests "$@" ;;
+  build) build ;;
+  check)
+    make_full_environment
+    .venv/bin/ruff check codex_bridge tests bin
+    .venv/bin/ruff format --check codex_bridge tests bin
+    .venv/bin/mypy
+    ;;
+  bench)
+    make_full_environment
+    exec .venv/bin/python -m tests.bench "$@"
+    ;;
+  serve)
+    make_full_environment
+    exec .venv/bin/codex-bridge serve "$@"
+    ;;
+  help | -h | --help) usage ;;
+  *)
+    usage >&2
+    exit 2
+    ;;
+esac

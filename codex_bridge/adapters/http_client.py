@@ -1,0 +1,266 @@
+"""An HTTP/1.1 client for upstreams: a pool of kept-alive connections, bodies streamed both ways.
+
+Time-outs are for connecting and for silence, never for a whole answer: a model may think and stream for an
+hour. Each connection has one timer that is moved forward lazily, not one for each read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from ..errors import MalformedRequest, UpstreamFailed
+from ..limits import (
+    MAX_ERROR_BODY_BYTES,
+    MAX_IDLE_UPSTREAM_CONNECTIONS,
+    READ_BYTES,
+    UPSTREAM_IDLE_REUSE_S,
+)
+from ..protocol.http_messages import Headers, ResponseHead
+from ..protocol.http_reader import BodyReader, HeadReader, parse_response_head
+from ..protocol.http_writer import encode_request_head
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a connection leads to."""
+
+    scheme: str
+    host: str
+    port: int
+
+    @property
+    def authority(self) -> str:
+        """The value of a Host header."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == _DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.authority}"
+
+
+class HttpClient:
+    """Sends requests; owns the pool."""
+
+    def __init__(self, connect_timeout_s: float, idle_timeout_s: float) -> None:
+        self._connect_timeout_s = connect_timeout_s
+        self._idle_timeout_s = idle_timeout_s
+        self._idle: dict[Origin, deque[_Connection]] = {}
+
+    async def request(
+        self, origin: Origin, method: str, target: str, headers: Headers, body: bytes
+    ) -> ClientResponse:
+        """Send a request and return the answer once its head is there.
+
+        Raises `UpstreamFailed` with the code upstream_unreachable, upstream_timeout or upstream_disconnected.
+        """
+        data = encode_request_head(method, target, (*headers, ("Content-Length", str(len(body))))) + body
+        resting = self._take_idle(origin)
+        if resting is not None:
+            try:
+                return ClientResponse(await resting.send(method, data), resting, self)
+            except UpstreamFailed as problem:
+                # The upstream may close a resting connection in the very moment it is used again.
+                if problem.code != "upstream_disconnected" or resting.has_answered:
+                    raise
+        connection = await self._connect(origin)
+        return ClientResponse(await connection.send(method, data), connection, self)
+
+    def close(self) -> None:
+        """Close the connections that rest."""
+        for connections in self._idle.values():
+            for connection in connections:
+                connection.close()
+        self._idle.clear()
+
+    def put_back(self, connection: _Connection) -> None:
+        """Keep a connection whose answer was read whole for the next request."""
+        resting = self._idle.setdefault(connection.origin, deque())
+        connection.rest()
+        resting.append(connection)
+        if len(resting) > MAX_IDLE_UPSTREAM_CONNECTIONS:
+            resting.popleft().close()
+
+    def _take_idle(self, origin: Origin) -> _Connection | None:
+        resting = self._idle.get(origin)
+        while resting:
+            connection = resting.pop()
+            if connection.is_usable():
+                return connection
+            connection.close()
+        return None
+
+    async def _connect(self, origin: Origin) -> _Connection:
+        context = None
+        if origin.scheme == "https":
+            import ssl
+
+            context = ssl.create_default_context()
+        try:
+            async with asyncio.timeout(self._connect_timeout_s):
+                reader, writer = await asyncio.open_connection(
+                    origin.host, origin.port, ssl=context, limit=READ_BYTES
+                )
+        except TimeoutError:
+            raise UpstreamFailed(
+                f"The upstream {origin} did not accept a connection within {self._connect_timeout_s:g} s.",
+                code="upstream_timeout", status=504,
+            ) from None  # fmt: skip
+        except OSError as problem:
+            reason = problem.strerror or str(problem)
+            raise UpstreamFailed(
+                f"The upstream {origin} cannot be reached: {reason}.", code="upstream_unreachable"
+            ) from None
+        return _Connection(origin, reader, writer, self._idle_timeout_s)
+
+
+class ClientResponse:
+    """An answer whose body is still to be read. Read it to its end or `close` it."""
+
+    def __init__(self, head: ResponseHead, connection: _Connection, client: HttpClient) -> None:
+        self.head = head
+        self._connection: _Connection | None = connection
+        self._client = client
+
+    async def iter_body(self) -> AsyncIterator[bytes]:
+        """Yield the body as it comes, its chunk framing taken off."""
+        connection = self._connection
+        assert connection is not None
+        body = BodyReader(self.head.framing)
+        while not body.done:
+            piece = body.take(connection.buffer)
+            if piece:
+                yield piece
+            elif not body.done and not await connection.read() and not body.end():
+                raise connection.disconnected("in the middle of an answer")
+        if self.head.keeps_alive and not connection.buffer:
+            self._client.put_back(connection)
+        else:
+            connection.close()
+        self._connection = None
+
+    async def read_error_text(self) -> bytes:
+        """Return the beginning of the body, enough for an error's message; close the connection."""
+        data = b""
+        try:
+            async for piece in self.iter_body():
+                data += piece
+                if len(data) > MAX_ERROR_BODY_BYTES:
+                    break
+        finally:
+            self.close()
+        return data[:MAX_ERROR_BODY_BYTES]
+
+    def close(self) -> None:
+        """Give up what is left of the answer; the upstream sees the connection end."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+class _Connection:
+    """One connection, used for one request at a time."""
+
+    def __init__(
+        self,
+        origin: Origin,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        idle_timeout_s: float,
+    ) -> None:
+        self.origin = origin
+        self._reader = reader
+        self._writer = writer
+        self._idle_timeout_s = idle_timeout_s
+        self._loop = asyncio.get_running_loop()
+        self._heads = HeadReader()
+        self._last_activity = self._loop.time()
+        self._timed_out = False
+        self.has_answered = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def buffer(self) -> bytearray:
+        return self._heads.buffer
+
+    async def send(self, method: str, data: bytes) -> ResponseHead:
+        """Send a whole request and return the head of its answer; on any failure the connection is closed."""
+        self._last_activity = self._loop.time()
+        self.has_answered = False
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._idle_timeout_s, self._check_idle)
+        try:
+            self._writer.write(data)
+            # A peer may answer before it closes: what it said is read below.
+            with contextlib.suppress(ConnectionError):
+                await self._writer.drain()
+            return await self._read_head(method)
+        except BaseException:
+            self.close()
+            raise
+
+    async def _read_head(self, method: str) -> ResponseHead:
+        while True:
+            try:
+                text = self._heads.next_head()
+                if text is not None:
+                    head = parse_response_head(text, method)
+                    if head.status >= 200:
+                        return head
+                    continue
+            except MalformedRequest as problem:
+                raise UpstreamFailed(
+                    f"The upstream {self.origin} does not speak HTTP: {problem.message}"
+                ) from None
+            if not await self.read():
+                raise self.disconnected("before it answered")
+
+    async def read(self) -> bool:
+        """Take more bytes into the buffer; return False at the end. Raises `UpstreamFailed`."""
+        try:
+            data = await self._reader.read(READ_BYTES)
+        except OSError:
+            data = b""
+        if self._timed_out:
+            raise UpstreamFailed(
+                f"The upstream {self.origin} sent nothing for {self._idle_timeout_s:g} s.",
+                code="upstream_timeout", status=504,
+            )  # fmt: skip
+        self._last_activity = self._loop.time()
+        self._heads.feed(data)
+        self.has_answered = self.has_answered or bool(data)
+        return bool(data)
+
+    def disconnected(self, when: str) -> UpstreamFailed:
+        return UpstreamFailed(
+            f"The upstream {self.origin} closed the connection {when}.", code="upstream_disconnected"
+        )
+
+    def _check_idle(self) -> None:
+        left = self._last_activity + self._idle_timeout_s - self._loop.time()
+        if left > 0:
+            self._timer = self._loop.call_later(left, self._check_idle)
+        else:
+            self._timed_out = True
+            self._writer.transport.abort()
+
+    def rest(self) -> None:
+        """Stop the watch on silence: a resting connection is silent."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._last_activity = self._loop.time()
+
+    def is_usable(self) -> bool:
+        rested_s = self._loop.time() - self._last_activity
+        closed = self._reader.at_eof() or self._writer.transport.is_closing()
+        return not closed and rested_s < UPSTREAM_IDLE_REUSE_S
+
+    def close(self) -> None:
+        self.rest()
+        self._writer.transport.abort()

@@ -1,0 +1,519 @@
+"""The HTTP/1.1 server: sockets, deadlines and flow control around the parser in `protocol.http_reader`.
+
+It knows nothing of routes: one `handler` turns a `Request` into a `Response` or a `StreamResponse`.
+
+How it stays fast: one read for a whole head, one write for head and body, no task and no timeout object for
+a request. Each connection is one task that waits in a read; one sweep a second looks at every connection's
+deadline and heartbeat. A write waits only above the transport's high-water mark.
+
+A connection is always in one of these states, each with its own deadline:
+
+    IDLE       between requests               kept-alive time
+    HEAD       a request head has begun       time for the whole head
+    HANDLING   the handler works              none: it owns its time
+    BODY       the handler waits for a body   time without a byte, time for all
+    WRITING    waiting for the client to read time without progress
+    STREAM     a stream nobody waits for      none: heartbeats instead
+    CLOSING    refused, reading on a moment   linger time
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import TypeVar
+
+from .. import log
+from ..errors import BridgeError, RequestTimeout
+from ..limits import (
+    BODY_IDLE_TIMEOUT_S,
+    BODY_TOTAL_TIMEOUT_S,
+    HEAD_TIMEOUT_S,
+    HEARTBEAT_S,
+    IDLE_TIMEOUT_S,
+    LINGER_TIMEOUT_S,
+    MAX_CONNECTIONS,
+    MAX_DRAINED_BODY_BYTES,
+    MAX_STREAM_BUFFER_BYTES,
+    READ_BYTES,
+    SWEEP_INTERVAL_S,
+    WRITE_TIMEOUT_S,
+)
+from ..protocol.http_messages import Headers, RequestHead
+from ..protocol.http_reader import BodyReader, HeadReader, check_body_size, parse_request_head
+from ..protocol.http_writer import CONTINUE, LAST_CHUNK, encode_chunk, encode_response_head
+
+T = TypeVar("T")
+
+
+class State(Enum):
+    IDLE = auto()
+    HEAD = auto()
+    HANDLING = auto()
+    BODY = auto()
+    WRITING = auto()
+    STREAM = auto()
+    CLOSING = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds for each state that has a deadline."""
+
+    head: float = HEAD_TIMEOUT_S
+    body_idle: float = BODY_IDLE_TIMEOUT_S
+    body_total: float = BODY_TOTAL_TIMEOUT_S
+    idle: float = IDLE_TIMEOUT_S
+    write: float = WRITE_TIMEOUT_S
+    linger: float = LINGER_TIMEOUT_S
+    sweep: float = SWEEP_INTERVAL_S
+
+
+@dataclass(slots=True)
+class Response:
+    """A whole answer. `headers` are those besides Content-Length, Connection and Date."""
+
+    status: int
+    body: bytes = b""
+    headers: Headers = ()
+
+
+@dataclass(slots=True)
+class StreamResponse:
+    """An answer written piece by piece by `run`.
+
+    Without a Content-Length among `headers` the body is chunked. `until_close` sends it bare instead and ends
+    it with the connection, as an event stream does: the same bytes then serve every reader.
+    """
+
+    status: int
+    headers: Headers
+    run: Callable[[Stream], Awaitable[None]]
+    until_close: bool = False
+    reason: str | None = None
+
+
+Handler = Callable[["Request"], Awaitable[Response | StreamResponse]]
+
+
+class Request:
+    """A request as a handler sees it. The body is read only when it is asked for."""
+
+    __slots__ = ("_connection", "head", "path", "path_values", "query")
+
+    def __init__(self, head: RequestHead, connection: _Connection) -> None:
+        self.head = head
+        self._connection = connection
+        self.path, _, self.query = origin_form(head.target).partition("?")
+        self.path_values: tuple[str, ...] = ()
+
+    @property
+    def method(self) -> str:
+        return self.head.method
+
+    def header(self, name: str) -> str | None:
+        """Return a header by its lower-case name."""
+        return self.head.headers.get(name)
+
+    @property
+    def local_host(self) -> str | None:
+        """The address of this machine that the client connected to; None on a unix socket."""
+        name = self._connection.transport.get_extra_info("sockname")
+        return name[0] if isinstance(name, tuple) else None
+
+    async def read_body(self, limit: int) -> bytes:
+        """Return the whole body; raise `BodyTooLarge` past `limit` bytes, before reading where it is known."""
+        return await self._connection.read_body(limit)
+
+    async def while_open(self, work: Coroutine[None, None, T]) -> T:
+        """Return what `work` does; cancel it when the client leaves first. Read the body before."""
+        return await self._connection.while_open(work)
+
+
+def origin_form(target: str) -> str:
+    """Return the path and query of a request target, which may be in absolute form (RFC 9112 3.2.2)."""
+    scheme, separator, rest = target.partition("://")
+    if separator and scheme.lower() in ("http", "https"):
+        slash = rest.find("/")
+        return rest[slash:] if slash >= 0 else "/"
+    return target
+
+
+class Stream:
+    """The writing end of a `StreamResponse`."""
+
+    __slots__ = ("_chunked", "_connection", "_transport", "heartbeat", "last_write")
+
+    def __init__(self, connection: _Connection, chunked: bool) -> None:
+        self._connection = connection
+        self._transport = connection.transport
+        self._chunked = chunked
+        # Written by the server's sweep when nothing else was for HEARTBEAT_S.
+        self.heartbeat: bytes | None = None
+        self.last_write = time.monotonic()
+
+    async def write(self, data: bytes) -> None:
+        """Write `data` and wait while the client reads too slowly."""
+        if data:
+            self._transport.write(encode_chunk(data) if self._chunked else data)
+            self.last_write = time.monotonic()
+            await self._connection.drain()
+
+    def send(self, data: bytes) -> None:
+        """Write `data` without waiting. A reader whose unread bytes passed the bound is cut off."""
+        transport = self._transport
+        if transport.get_write_buffer_size() > MAX_STREAM_BUFFER_BYTES:
+            log.info("closed a stream whose reader is too slow")
+            transport.abort()
+        elif not transport.is_closing():
+            transport.write(data)
+            self.last_write = time.monotonic()
+
+    @property
+    def is_closed(self) -> bool:
+        return self._transport.is_closing()
+
+    def close(self) -> None:
+        """End the stream once what was sent is through."""
+        self._transport.close()
+
+    async def wait_closed(self) -> None:
+        """Return when the client has left or the stream was closed."""
+        await self._connection.wait_eof()
+
+    async def while_open(self, work: Coroutine[None, None, T]) -> T:
+        """Return what `work` does; cancel it when the client leaves first."""
+        return await self._connection.while_open(work)
+
+
+class HttpServer:
+    """Listens, and owns every connection until it ends."""
+
+    def __init__(
+        self,
+        handler: Handler,
+        render_error: Callable[[BridgeError], Response],
+        timeouts: Timeouts | None = None,
+    ) -> None:
+        self._handler = handler
+        self._render_error = render_error
+        self.timeouts = timeouts or Timeouts()
+        self._server: asyncio.Server | None = None
+        self._connections: set[_Connection] = set()
+        self._sweep: asyncio.TimerHandle | None = None
+        self._closing = False
+        self.date_line = ""
+
+    async def listen_tcp(self, host: str, port: int) -> tuple[str, int]:
+        """Listen on `host`:`port` (0 picks one); return the address in use."""
+        self._server = await asyncio.start_server(self._connect, host, port, limit=READ_BYTES, backlog=512)
+        self._start_sweep()
+        name = self._server.sockets[0].getsockname()
+        return name[0], name[1]
+
+    async def listen_unix(self, path: str) -> None:
+        """Listen on a unix socket at `path`."""
+        self._server = await asyncio.start_unix_server(self._connect, path, limit=READ_BYTES, backlog=512)
+        self._start_sweep()
+
+    def stop_accepting(self) -> None:
+        """Take no new connection; answer what is under way with `Connection: close`."""
+        self._closing = True
+        if self._server is not None:
+            self._server.close()
+        for connection in list(self._connections):
+            if connection.state is State.IDLE:
+                connection.transport.close()
+
+    async def stop(self, grace_s: float) -> None:
+        """Stop accepting, close streams, give answers under way `grace_s` seconds, then cut what is left."""
+        self.stop_accepting()
+        for connection in list(self._connections):
+            if connection.state is State.STREAM:
+                connection.transport.close()
+        tasks = [connection.task for connection in self._connections]
+        if tasks:
+            await asyncio.wait(tasks, timeout=grace_s)
+        for connection in list(self._connections):
+            connection.task.cancel()
+            connection.transport.abort()
+        if tasks:
+            await asyncio.wait(tasks, timeout=grace_s)
+        if self._sweep is not None:
+            self._sweep.cancel()
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = _Connection(self, reader, writer)
+        if len(self._connections) >= MAX_CONNECTIONS or self._closing:
+            writer.transport.abort()
+            return
+        self._connections.add(connection)
+        try:
+            await connection.serve()
+        except (ConnectionError, asyncio.CancelledError):
+            pass  # the client left, or the server stops: nothing is left to answer
+        except Exception as problem:  # noqa: BLE001 - one connection must not end the others
+            log.error("a connection ended by %s: %s", type(problem).__name__, problem)
+        finally:
+            self._connections.discard(connection)
+            writer.transport.close()
+
+    async def answer(self, request: Request) -> Response | StreamResponse:
+        """Ask the handler, and turn what it raises into a reply."""
+        try:
+            return await self._handler(request)
+        except BridgeError as problem:
+            return self._render_error(problem)
+        except ConnectionError:
+            raise
+        except Exception as problem:  # noqa: BLE001 - a defect answers 500 and is logged
+            log.error("%s %s failed: %s: %s", request.method, request.path, type(problem).__name__, problem)
+            return self._render_error(BridgeError("The bridge met an error of its own; its log says more."))
+
+    def render_error(self, problem: BridgeError) -> Response:
+        return self._render_error(problem)
+
+    @property
+    def is_closing(self) -> bool:
+        return self._closing
+
+    def _start_sweep(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.date_line = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime())
+        now = loop.time()
+        for connection in list(self._connections):
+            connection.check_deadline(now)
+        self._sweep = loop.call_later(self.timeouts.sweep, self._start_sweep)
+
+
+class _Connection:
+    """One client: reads requests one after the other and writes the answers in order."""
+
+    __slots__ = (
+        "_body", "_body_deadline", "_continue", "_loop", "_reader", "_server", "_stream", "_times", "_writer",
+        "deadline", "heads", "state", "task", "transport",
+    )  # fmt: skip
+
+    def __init__(
+        self, server: HttpServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self._server = server
+        self._times = server.timeouts
+        self._loop = asyncio.get_running_loop()
+        self._reader = reader
+        self._writer = writer
+        self.transport = writer.transport
+        self.task: asyncio.Task[None] = asyncio.current_task()  # type: ignore[assignment]
+        self.heads = HeadReader()
+        self._body: BodyReader | None = None
+        self._body_deadline: float | None = None
+        self._continue = False
+        self._stream: Stream | None = None
+        self.state = State.IDLE
+        self.deadline: float | None = None
+        self._enter(State.IDLE, self._times.idle)
+
+    def _enter(self, state: State, seconds: float | None) -> None:
+        self.state = state
+        self.deadline = None if seconds is None else self._loop.time() + seconds
+
+    def check_deadline(self, now: float) -> None:
+        """End the connection when its state has lasted too long; write a heartbeat when one is due."""
+        if self.state is State.STREAM:
+            stream = self._stream
+            if stream and stream.heartbeat and time.monotonic() - stream.last_write >= HEARTBEAT_S:
+                stream.send(stream.heartbeat)
+        elif self.deadline is not None and now > self.deadline:
+            if self.state in (State.HEAD, State.BODY):
+                problem = RequestTimeout("The request did not arrive in time.")
+                self._write_response(self._server.render_error(problem), keep_alive=False, has_body=True)
+                self.transport.close()
+            elif self.state is State.WRITING:
+                self.transport.abort()
+            else:
+                self.transport.close()
+
+    async def serve(self) -> None:
+        """Answer requests until the client or an error ends the connection."""
+        keep_alive = True
+        while keep_alive:
+            try:
+                head = await self._next_head()
+            except BridgeError as problem:
+                self._write_response(self._server.render_error(problem), keep_alive=False, has_body=True)
+                break
+            if head is None:
+                return
+            keep_alive = await self._serve_request(head)
+        await self._linger()
+
+    async def _next_head(self) -> RequestHead | None:
+        if self.heads.buffer:
+            text = self.heads.next_head()
+            if text is not None:
+                return parse_request_head(text)
+        self._enter(State.IDLE, self._times.idle)
+        while True:
+            if self.heads.buffer and self.state is State.IDLE:
+                self._enter(State.HEAD, self._times.head)
+            elif self._server.is_closing and not self.heads.buffer:
+                return None
+            data = await self._reader.read(READ_BYTES)
+            if not data:
+                return None
+            self.heads.feed(data)
+            text = self.heads.next_head()
+            if text is not None:
+                return parse_request_head(text)
+
+    async def _serve_request(self, head: RequestHead) -> bool:
+        """Answer one request; return whether the connection can take another."""
+        self._enter(State.HANDLING, None)
+        self._body = BodyReader(head.framing)
+        self._body_deadline = None
+        self._continue = head.version == "1.1" and head.headers.get("expect", "").lower() == "100-continue"
+        response = await self._server.answer(Request(head, self))
+        keep_alive = head.keeps_alive and not self._server.is_closing
+        if isinstance(response, StreamResponse):
+            return await self._write_stream(response, head, keep_alive)
+        keep_alive = keep_alive and await self._drop_rest_of_body()
+        self._write_response(response, keep_alive, has_body=head.method != "HEAD")
+        await self.drain()
+        return keep_alive
+
+    def _write_response(self, response: Response, keep_alive: bool, has_body: bool) -> None:
+        headers = [*response.headers, ("Date", self._server.date_line)]
+        if response.status != 204:
+            headers.append(("Content-Length", str(len(response.body))))
+        if not keep_alive:
+            headers.append(("Connection", "close"))
+        data = encode_response_head(response.status, headers)
+        self.transport.write(data + response.body if has_body else data)
+
+    async def _write_stream(self, response: StreamResponse, head: RequestHead, keep_alive: bool) -> bool:
+        sized = any(name.lower() == "content-length" for name, _ in response.headers)
+        chunked = not sized and not response.until_close and head.version == "1.1"
+        headers = [*response.headers, ("Date", self._server.date_line)]
+        if chunked:
+            headers.append(("Transfer-Encoding", "chunked"))
+        keep_alive = keep_alive and (sized or chunked)
+        if not keep_alive:
+            headers.append(("Connection", "close"))
+        self.transport.write(encode_response_head(response.status, headers, response.reason))
+        if head.method == "HEAD":
+            return keep_alive and await self._drop_rest_of_body()
+        self._stream = Stream(self, chunked)
+        self._enter(State.STREAM, None)
+        try:
+            await response.run(self._stream)
+        except BridgeError as problem:
+            # Part of the answer is out: only a broken connection can still say that it is not whole.
+            log.debug("a streamed answer broke off: %s", problem.message)
+            self.transport.abort()
+            return False
+        finally:
+            self._stream = None
+        if chunked:
+            self.transport.write(LAST_CHUNK)
+            await self.drain()
+        return keep_alive and not self.transport.is_closing() and await self._drop_rest_of_body()
+
+    async def drain(self) -> None:
+        """Wait while more is written than the client reads."""
+        if self.transport.get_write_buffer_size() > READ_BYTES:
+            state = self.state
+            self._enter(State.WRITING, self._times.write)
+            await self._writer.drain()
+            self._enter(state, None)
+
+    async def read_body(self, limit: int) -> bytes:
+        self._body_deadline = self._loop.time() + self._times.body_total
+        pieces = [piece async for piece in self.iter_body(limit)]
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    async def iter_body(self, limit: int) -> AsyncIterator[bytes]:
+        body = self._body
+        assert body is not None
+        received = 0
+        check_body_size(body.framing, received, limit)
+        while not body.done:
+            piece = body.take(self.heads.buffer)
+            if piece:
+                received += len(piece)
+                check_body_size(body.framing, received, limit)
+                yield piece
+            elif not body.done:
+                await self._read_more_body()
+
+    async def _read_more_body(self) -> None:
+        if self._continue:
+            self._continue = False
+            self.transport.write(CONTINUE)
+        state = self.state
+        self._enter(State.BODY, self._times.body_idle)
+        if self._body_deadline is not None and self.deadline is not None:
+            self.deadline = min(self.deadline, self._body_deadline)
+        data = await self._reader.read(READ_BYTES)
+        if not data:
+            raise ConnectionResetError("the client left in the middle of a body")
+        self._enter(state, None)
+        self.heads.feed(data)
+
+    async def _drop_rest_of_body(self) -> bool:
+        """Read on to the end of an unread body when it is short; return whether the connection is clean."""
+        body = self._body
+        assert body is not None
+        if body.done:
+            return True
+        if self._continue:
+            return False  # the client waits for a word to send it, and will not get one
+        try:
+            async for _ in self.iter_body(MAX_DRAINED_BODY_BYTES):
+                pass
+        except BridgeError:
+            return False
+        return True
+
+    async def wait_eof(self) -> None:
+        """Return when the client closes its side. A request that it sends meanwhile is kept for later."""
+        while data := await self._reader.read(READ_BYTES):
+            if len(self.heads.buffer) < READ_BYTES:
+                self.heads.feed(data)
+
+    async def while_open(self, work: Coroutine[None, None, T]) -> T:
+        """Return what `work` does; cancel it and raise `ConnectionResetError` when the client leaves first."""
+        task = asyncio.create_task(work, name="work for a client")
+        eof = asyncio.create_task(self.wait_eof(), name="watch of a client")
+        try:
+            await asyncio.wait((task, eof), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            eof.cancel()
+            if not task.done():
+                task.cancel()
+            await asyncio.wait((task, eof))
+        if task.cancelled():
+            raise ConnectionResetError("the client left")
+        return task.result()
+
+    async def _linger(self) -> None:
+        """Read on for a moment after the last answer, or closing would destroy it on its way (RFC 9112 9.6)."""
+        if self.transport.is_closing():
+            return
+        self._enter(State.CLOSING, self._times.linger)
+        if self.transport.can_write_eof():
+            await self._writer.drain()
+            self.transport.write_eof()
+        await self.wait_eof()
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether every address that `host` names is of this machine alone."""
+    try:
+        found = socket.getaddrinfo(host, None)
+    except OSError:
+        return False
+    return all(str(address[4][0]).startswith("127.") or address[4][0] == "::1" for address in found)

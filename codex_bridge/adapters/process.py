@@ -1,0 +1,105 @@
+"""Child processes: each in a process group of its own, ended as a group, its stderr kept for the post mortem.
+
+What it must never do: wait without a bound. A grandchild that holds a pipe keeps `Process.wait` from
+returning (cpython gh-119710), so every wait here has a time-out and ends in a KILL of the group.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Mapping, Sequence
+
+from ..limits import CHILD_READ_BYTES, CHILD_STOP_STEP_S, STDERR_TAIL_BYTES
+
+
+class ChildProcess:
+    """A running child. Create it with `start`."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self._stderr = bytearray()
+        self._stderr_task = asyncio.create_task(self._keep_stderr(), name=f"stderr of {process.pid}")
+
+    @classmethod
+    async def start(
+        cls, arguments: Sequence[str], environ: Mapping[str, str], cwd: str | None = None
+    ) -> ChildProcess:
+        """Start `arguments` with exactly `environ`; raise OSError when it cannot be run."""
+        process = await asyncio.create_subprocess_exec(
+            *arguments,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=dict(environ),
+            cwd=cwd,
+            start_new_session=True,
+            limit=CHILD_READ_BYTES,
+        )
+        return cls(process)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def stderr_tail(self) -> str:
+        """The last of what the child wrote to stderr."""
+        return self._stderr.decode(errors="replace").strip()
+
+    def write(self, data: bytes) -> None:
+        """Send `data` to the child's stdin; a dead child takes it silently (its reader tells)."""
+        assert self._process.stdin is not None
+        if not self._process.stdin.is_closing():
+            self._process.stdin.write(data)
+
+    async def read_chunks(self) -> AsyncIterator[bytes]:
+        """Yield the child's stdout as it comes, to its end."""
+        assert self._process.stdout is not None
+        while chunk := await self._process.stdout.read(CHILD_READ_BYTES):
+            yield chunk
+
+    async def exit_status(self) -> str:
+        """Wait a moment for the end of a child that closed its stdout; say how it ended."""
+        await self._wait()
+        code = self._process.returncode
+        if code is None:
+            return "closed its output"
+        return f"was ended by signal {-code}" if code < 0 else f"exited with status {code}"
+
+    async def stop(self) -> None:
+        """Close stdin (or the child loses its last writes), then TERM and KILL the whole group."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        await self._wait()
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            # Also after a clean exit: a grandchild may have outlived it.
+            if self._signal_group(number):
+                await self._wait()
+        self._stderr_task.cancel()
+
+    def kill(self) -> None:
+        """KILL the whole group at once."""
+        self._signal_group(signal.SIGKILL)
+
+    def _signal_group(self, number: signal.Signals) -> bool:
+        """Signal the group; return False when nobody is left in it."""
+        try:
+            os.killpg(self._process.pid, number)
+        except (ProcessLookupError, PermissionError):
+            return False
+        return True
+
+    async def _wait(self) -> None:
+        try:
+            async with asyncio.timeout(CHILD_STOP_STEP_S):
+                await self._process.wait()
+        except TimeoutError:
+            pass  # the next, harder step follows
+
+    async def _keep_stderr(self) -> None:
+        assert self._process.stderr is not None
+        while chunk := await self._process.stderr.read(CHILD_READ_BYTES):
+            self._stderr += chunk
+            del self._stderr[:-STDERR_TAIL_BYTES]

@@ -1,0 +1,105 @@
+"""Access: who may call the bridge. Every check runs before any handler and before a body is read.
+
+* Host: one of the bridge's own names, or a page could rebind its own name to this machine.
+* Origin: none, the bridge's own, or one that is allowed; CORS headers go to those alone.
+* Token: on every route but `GET /health`, compared in constant time.
+* Content type: a body is `application/json`, which a "simple" cross-site request cannot send.
+"""
+
+from __future__ import annotations
+
+import hmac
+
+from ..adapters.http_server import Request
+from ..errors import Forbidden, Unauthorized, UnsupportedMediaType
+from ..protocol.http_messages import Headers
+
+_LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
+_CORS_METHODS = "GET, POST, DELETE, OPTIONS"
+_CORS_HEADERS = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID"
+# How long a browser may remember the answer to a preflight.
+_CORS_MAX_AGE_S = "600"
+
+
+class Access:
+    """Judges requests by the configured names, origins and token."""
+
+    def __init__(
+        self, host: str, allowed_hosts: frozenset[str], origins: frozenset[str], token: str | None
+    ) -> None:
+        self._hosts = _LOOPBACK_NAMES | {_bracketed(host.lower())} | {name.lower() for name in allowed_hosts}
+        self._origins = origins
+        self._credential = f"Bearer {token}".encode() if token else None
+
+    def check_host(self, request: Request) -> None:
+        """Refuse a Host that is not a name of the bridge."""
+        name = _host_name(request.header("host") or "localhost")
+        if name in self._hosts:
+            return
+        local = request.local_host
+        if local is None or name != _bracketed(local):
+            raise Forbidden(
+                f"The Host {name[:80]!r} is not a name of this bridge; CODEX_BRIDGE_ALLOWED_HOSTS can add it.",
+                code="host_not_allowed",
+            )
+
+    def check_origin(self, request: Request) -> Headers:
+        """Refuse an Origin that is not allowed; return the CORS headers for one that is."""
+        origin = request.header("origin")
+        if origin is None:
+            return ()
+        if origin in self._origins:
+            return (("Access-Control-Allow-Origin", origin), ("Vary", "Origin"))
+        # A page of the bridge's own: its Host has been checked just before.
+        if origin.lower() == f"http://{(request.header('host') or '').lower()}":
+            return ()
+        raise Forbidden(
+            f"The Origin {origin[:80]!r} is not allowed; CODEX_BRIDGE_ALLOWED_ORIGINS lists those that are.",
+            code="origin_not_allowed",
+        )
+
+    def has_token(self, request: Request) -> bool:
+        """Say whether the request brings the token, or none is asked for."""
+        if self._credential is None:
+            return True
+        given = request.header("authorization") or ""
+        return hmac.compare_digest(given.encode("latin-1"), self._credential)
+
+    def check_token(self, request: Request) -> None:
+        """Refuse a request without the token."""
+        if not self.has_token(request):
+            raise Unauthorized(
+                "This bridge needs its token as Authorization: Bearer.",
+                headers=(("WWW-Authenticate", "Bearer"),),
+            )
+
+    def check_content_type(self, request: Request) -> None:
+        """Refuse a body that does not say it is JSON."""
+        if not request.head.framing.has_body:
+            return
+        kind = (request.header("content-type") or "").partition(";")[0].strip().lower()
+        if kind != "application/json":
+            raise UnsupportedMediaType(
+                f"The body must be application/json, not {kind[:60] or 'without a type'!r}."
+            )
+
+
+def preflight_headers() -> Headers:
+    """Return the headers that answer a browser's preflight from an allowed origin, besides its CORS headers."""
+    return (
+        ("Access-Control-Allow-Methods", _CORS_METHODS),
+        ("Access-Control-Allow-Headers", _CORS_HEADERS),
+        ("Access-Control-Max-Age", _CORS_MAX_AGE_S),
+    )
+
+
+def _host_name(host: str) -> str:
+    """Return a Host header without its port, in lower case."""
+    host = host.lower()
+    if host.startswith("["):
+        return host.partition("]")[0] + "]"
+    return host.partition(":")[0]
+
+
+def _bracketed(address: str) -> str:
+    return f"[{address}]" if ":" in address and not address.startswith("[") else address

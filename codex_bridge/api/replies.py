@@ -1,0 +1,27 @@
+"""Replies: the one shape of success and the one place where an error becomes an answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..adapters.http_server import Response
+from ..errors import BridgeError
+from ..protocol import json_codec
+from ..protocol.http_messages import Headers
+
+JSON_HEADERS: Headers = (
+    ("Content-Type", "application/json"),
+    ("Cache-Control", "no-store"),
+    ("X-Content-Type-Options", "nosniff"),
+)
+
+
+def ok(status: int = 200, **fields: Any) -> Response:
+    """Return a success with `fields` beside `"ok": true`."""
+    return Response(status, json_codec.encode({"ok": True, **fields}), JSON_HEADERS)
+
+
+def failure(problem: BridgeError) -> Response:
+    """Return the answer that tells an error."""
+    body = {"ok": False, "error": problem.message, "code": problem.code, **problem.details}
+    return Response(problem.status, json_codec.encode(body), JSON_HEADERS + problem.headers)

@@ -1,0 +1,99 @@
+"""The route table and the way of a request through it: match, check access, call the handler."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from ..adapters.http_server import Request, Response, StreamResponse
+from ..errors import BridgeError, MethodNotAllowed, NotFound
+from ..protocol.http_messages import Headers
+from . import replies
+from .access import Access, preflight_headers
+
+Handler = Callable[[Request], Awaitable[Response | StreamResponse]]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """`path` has `:name` for a segment that is a value. `is_open` routes answer without a token."""
+
+    method: str
+    path: str
+    handler: Handler
+    is_open: bool = False
+
+
+class Router:
+    """Finds the route of a request and guards it."""
+
+    def __init__(self, routes: list[Route], guard: Access) -> None:
+        self._guard = guard
+        # All methods of a path; fixed paths are found by one look-up.
+        self._fixed: dict[str, dict[str, Route]] = {}
+        self._patterns: list[tuple[list[str], dict[str, Route]]] = []
+        for route in routes:
+            self._methods_of(route.path)[route.method] = route
+
+    def _methods_of(self, path: str) -> dict[str, Route]:
+        if ":" not in path:
+            return self._fixed.setdefault(path, {})
+        segments = path.split("/")
+        for known, methods in self._patterns:
+            if known == segments:
+                return methods
+        self._patterns.append((segments, {}))
+        return self._patterns[-1][1]
+
+    async def handle(self, request: Request) -> Response | StreamResponse:
+        """Answer a request."""
+        guard = self._guard
+        guard.check_host(request)
+        cors = guard.check_origin(request)
+        try:
+            response = await self._dispatch(request, cors)
+        except BridgeError as problem:
+            response = replies.failure(problem)
+        if cors:
+            response.headers = (*response.headers, *cors)
+        return response
+
+    async def _dispatch(self, request: Request, cors: Headers) -> Response | StreamResponse:
+        methods, values = self._match(request.path)
+        request.path_values = values
+        method = "GET" if request.method == "HEAD" and "HEAD" not in methods else request.method
+        route = methods.get(method)
+        if route is None and method == "OPTIONS":
+            # A preflight brings no token by its nature, and tells nothing but the table's methods.
+            return Response(204, b"", (("Allow", _allow(methods)), *(preflight_headers() if cors else ())))
+        if route is None or not route.is_open:
+            self._guard.check_token(request)
+        if route is None:
+            allow = _allow(methods)
+            raise MethodNotAllowed(f"{request.path} takes {allow}.", headers=(("Allow", allow),))
+        self._guard.check_content_type(request)
+        return await route.handler(request)
+
+    def _match(self, path: str) -> tuple[dict[str, Route], tuple[str, ...]]:
+        methods = self._fixed.get(path)
+        if methods is not None:
+            return methods, ()
+        segments = path.split("/")
+        for pattern, methods in self._patterns:
+            if len(pattern) == len(segments):
+                values = []
+                for part, segment in zip(pattern, segments, strict=True):
+                    if part.startswith(":") and segment:
+                        values.append(segment)
+                    elif part != segment:
+                        break
+                else:
+                    return methods, tuple(values)
+        raise NotFound(f"There is nothing at {path[:200]!r}.")
+
+
+def _allow(methods: dict[str, Route]) -> str:
+    names = set(methods) | {"OPTIONS"}
+    if "GET" in names:
+        names.add("HEAD")
+    return ", ".join(sorted(names))

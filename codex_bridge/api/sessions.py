@@ -1,0 +1,59 @@
+"""`/chat/sessions` and `/chat/sessions/:id`: create, list, read, delete."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..adapters.http_server import Request, Response
+from ..errors import InvalidField
+from ..limits import DEFAULT_PAGE, MAX_PAGE
+from ..model import SessionMode
+from ..services.sessions import SessionService
+from ..services.turns import TurnService
+from ..workspace.paths import WorkspaceRoots
+from . import fields, replies
+
+_CREATE_FIELDS = frozenset({"mode", "context", "workspace_root"})
+
+
+class SessionRoutes:
+    """`runtime` is what a session's JSON tells of its provider."""
+
+    def __init__(
+        self, sessions: SessionService, turns: TurnService, roots: WorkspaceRoots, runtime: dict[str, Any]
+    ) -> None:
+        self._sessions = sessions
+        self._turns = turns
+        self._roots = roots
+        self._runtime = runtime
+
+    async def create(self, request: Request) -> Response:
+        body = await fields.read_object(request, _CREATE_FIELDS)
+        mode = body.get("mode", SessionMode.WORKSPACE)
+        if mode not in tuple(SessionMode):
+            raise InvalidField("mode", f"mode: expected {' or '.join(SessionMode)}.")
+        context = fields.object_field(body, "context")
+        root = self._roots.choose(body.get("workspace_root"))
+        live = self._sessions.create(root, self._runtime, SessionMode(mode), context)
+        return replies.ok(201, session=live.session.to_json())
+
+    async def list(self, request: Request) -> Response:
+        query = fields.query_fields(request, frozenset({"limit", "cursor"}))
+        limit = fields.whole_number_field(query, "limit", DEFAULT_PAGE, MAX_PAGE)
+        page, next_cursor = self._sessions.list_page(limit, query.get("cursor"))
+        sessions = [session.to_brief_json() for session in page]
+        return replies.ok(sessions=sessions, next_cursor=next_cursor, total=len(self._sessions))
+
+    async def read(self, request: Request) -> Response:
+        live = self._sessions.get(request.path_values[0])
+        return replies.ok(session=live.session.to_json())
+
+    async def delete(self, request: Request) -> Response:
+        await self._turns.delete_session(self._sessions.get(request.path_values[0]))
+        return replies.ok(deleted=1)
+
+    async def clear(self, request: Request) -> Response:
+        found = self._sessions.all()
+        for live in found:
+            await self._turns.delete_session(live)
+        return replies.ok(deleted=len(found))

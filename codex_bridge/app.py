@@ -1,0 +1,216 @@
+"""The composition root: builds every part from a configuration, joins them, starts and stops them in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from . import __version__, log
+from . import config as settings
+from .adapters.http_client import HttpClient
+from .adapters.http_server import HttpServer, is_loopback
+from .api import replies
+from .api.access import Access
+from .api.messages import MessageRoutes
+from .api.router import Route, Router
+from .api.sessions import SessionRoutes
+from .api.status import StatusRoutes
+from .api.stream import StreamRoutes
+from .config import Config
+from .errors import ConfigError
+from .runtimes.app_server import AppServerRuntime
+from .services.executor import TurnExecutor
+from .services.gateway import Gateway
+from .services.preflight import Preflight
+from .services.providers import ProviderSettings, check_auth_mode, resolve_upstream
+from .services.sessions import SessionService
+from .services.turns import TurnService
+from .workspace.paths import WorkspaceRoots
+
+# Streams and short answers need no longer to end once their turns have.
+_CLOSE_GRACE_S = 2.0
+
+
+class Bridge:
+    """A whole bridge. `start` it once, `stop` it once."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        check_bind(config)
+        for secret in (config.token, config.api_key):
+            log.hide(secret)
+        provider = ProviderSettings(
+            config.provider, config.auth_mode, config.base_url, config.api_key, config.default_model
+        )
+        auth_mode = check_auth_mode(provider)
+        upstream = resolve_upstream(provider)
+        # Temporary files of Codex's commands: a place of the bridge's own, since /tmp is read-only to them.
+        self._scratch = tempfile.mkdtemp(prefix="codex-bridge-")
+        self._environ = settings.child_environment(config, self._scratch, with_proxies=upstream is None)
+        self._preflight = Preflight(config.codex_bin)
+        self._preflight_task: asyncio.Task[None] | None = None
+        self._client = HttpClient(
+            config.upstream_connect_timeout_ms / 1000, config.upstream_idle_timeout_ms / 1000
+        )
+        self._gateway = Gateway(self._client)
+        self._gateway_server = HttpServer(self._gateway.handle, replies.failure)
+        self._runtime = AppServerRuntime(config.codex_bin, self._environ)
+        self._executor = TurnExecutor(config.max_concurrent_turns, config.max_queued_turns)
+        sessions = SessionService()
+        self._turns = TurnService(
+            sessions, self._executor, self._runtime, self._gateway, config.turn_timeout_ms / 1000
+        )
+        runtime_json = {
+            "provider": config.provider, "model": config.default_model, "execution_class": "native_tools",
+        }  # fmt: skip
+        access = Access(config.host, config.allowed_hosts, config.allowed_origins, config.token)
+        status = StatusRoutes(
+            access, self._runtime, self._executor, self._preflight, _shown(config, auth_mode)
+        )
+        chats = SessionRoutes(
+            sessions, self._turns, WorkspaceRoots(config.workspace_root, config.workspace_roots), runtime_json
+        )
+        messages = MessageRoutes(sessions, self._turns, self._executor, upstream, config.sandbox_mode)
+        streams = StreamRoutes(sessions)
+        self._router = Router(_routes(status, chats, messages, streams), access)
+        self._server = HttpServer(self._router.handle, replies.failure)
+
+    async def start(self) -> str:
+        """Listen; return the base URL (or the socket's path)."""
+        config = self._config
+        host, port = await self._gateway_server.listen_tcp("127.0.0.1", 0)
+        self._gateway.base_url = f"http://{host}:{port}"
+        try:
+            if config.socket is not None:
+                await self._server.listen_unix(config.socket)
+                os.chmod(config.socket, 0o600)
+                address = f"unix:{config.socket}"
+            else:
+                host, port = await self._server.listen_tcp(config.host, config.port)
+                address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        except OSError as problem:
+            await self._gateway_server.stop(0)
+            where = config.socket or f"{config.host}:{config.port}"
+            reason = os.strerror(problem.errno) if problem.errno else str(problem)
+            raise ConfigError(
+                f"Cannot listen on {where}: {reason}. CODEX_BRIDGE_HOST, CODEX_BRIDGE_PORT and "
+                "CODEX_BRIDGE_SOCKET choose the address."
+            ) from None
+        self._preflight_task = asyncio.create_task(self._preflight.run(self._environ), name="preflight")
+        return address
+
+    async def stop(self) -> None:
+        """Refuse new work, interrupt turns, end Codex, close every connection."""
+        grace_s = self._config.shutdown_timeout_ms / 1000
+        self._server.stop_accepting()
+        await self._turns.stop(grace_s)
+        if self._preflight_task is not None:
+            self._preflight_task.cancel()
+            await asyncio.wait([self._preflight_task])
+        await asyncio.gather(
+            self._runtime.stop(), self._server.stop(_CLOSE_GRACE_S), self._gateway_server.stop(_CLOSE_GRACE_S)
+        )
+        self._client.close()
+        if self._config.socket is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(self._config.socket)
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+
+def _routes(
+    status: StatusRoutes, chats: SessionRoutes, messages: MessageRoutes, streams: StreamRoutes
+) -> list[Route]:
+    return [
+        Route("GET", "/health", status.health, is_open=True),
+        Route("GET", "/runtime/info", status.info),
+        Route("POST", "/chat/sessions", chats.create),
+        Route("GET", "/chat/sessions", chats.list),
+        Route("DELETE", "/chat/sessions", chats.clear),
+        Route("GET", "/chat/sessions/:id", chats.read),
+        Route("DELETE", "/chat/sessions/:id", chats.delete),
+        Route("GET", "/chat/sessions/:id/stream", streams.stream),
+        Route("POST", "/chat/sessions/:id/messages", messages.send),
+        Route("POST", "/chat/sessions/:id/interrupt", messages.interrupt),
+    ]
+
+
+def check_bind(config: Config) -> None:
+    """Refuse to listen where others can reach without a token."""
+    if config.socket is None and config.token is None and not is_loopback(config.host):
+        raise ConfigError(
+            f"CODEX_BRIDGE_HOST={config.host}: without CODEX_BRIDGE_TOKEN only loopback addresses are served, "
+            "or anyone who can reach this address could run Codex here."
+        )
+
+
+def _shown(config: Config, auth_mode: str) -> dict[str, Any]:
+    """Return what `/runtime/info` tells of the configuration; never a secret."""
+    return {
+        "runtime_kind": config.runtime_kind,
+        "sandbox_mode": config.sandbox_mode,
+        "workspace_root": config.workspace_root,
+        "workspace_roots": list(config.workspace_roots),
+        "runtime_config": {
+            "runtime_provider": config.provider,
+            "auth_mode": auth_mode,
+            "provider_api_base_url": config.base_url,
+            "has_provider_api_key": config.api_key is not None,
+            "default_model": config.default_model,
+            "workspace_root": config.workspace_root,
+            "execution_class": "auto",
+        },
+    }
+
+
+async def serve(config: Config, during: Callable[[str], Awaitable[bool]] | None = None) -> bool:
+    """Run a bridge until SIGINT or SIGTERM.
+
+    `during(address)` runs beside it; when it returns False the bridge stops as well, and so does this with
+    False.
+    """
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopping.set)
+    bridge = Bridge(config)
+    address = await bridge.start()
+    log.info("codex-bridge %s listening on %s", __version__, address)
+    # What the start made lives as long as the process: the collector need not look at it again.
+    gc.freeze()
+    signalled = asyncio.create_task(stopping.wait(), name="signals")
+    waited: set[asyncio.Task[Any]] = {signalled}
+    if during is not None:
+        waited.add(asyncio.create_task(_as_task(during(address)), name="beside the bridge"))
+    goes_on = True
+    while goes_on and not stopping.is_set():
+        done, waited = await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+        goes_on = all(task.result() for task in done)
+    log.info("stopping")
+    await bridge.stop()
+    for task in waited:
+        task.cancel()
+    if waited:
+        await asyncio.wait(waited)
+    log.info("stopped")
+    return goes_on
+
+
+async def _as_task(awaitable: Awaitable[bool]) -> bool:
+    return await awaitable
+
+
+def run(main: Callable[[], Awaitable[bool]]) -> bool:
+    """Run `main` on uvloop when it is installed, on asyncio otherwise."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.run(_as_task(main()))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_as_task(main()))

@@ -1,0 +1,98 @@
+"""The command line: `serve` (the default), `demo`, `version`. Logs on stderr, answers on stdout.
+
+Exit status: 0 success, 1 failure, 2 usage or a setting that cannot be used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import textwrap
+
+from . import __version__, app, config, log
+from .errors import ConfigError
+
+_DESCRIPTION = "A sidecar daemon that puts OpenAI's Codex behind a small REST and SSE surface."
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the program; return its exit status."""
+    options = _parser().parse_args(_with_default_command(sys.argv[1:] if arguments is None else arguments))
+    try:
+        return int(options.run(options))
+    except ConfigError as problem:
+        print(f"codex-bridge: {problem.message}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 1
+
+
+def _serve(options: argparse.Namespace) -> int:
+    loaded = config.load(flags=_flags(options))
+    log.set_level(loaded.log_level)
+    return 0 if app.run(lambda: app.serve(loaded)) else 1
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from .demo import play
+
+    return play.run(_flags(options), color=sys.stdout.isatty(), stay=sys.stdout.isatty() and not options.once)
+
+
+def _version(_: argparse.Namespace) -> int:
+    print(f"codex-bridge {__version__}")
+    return 0
+
+
+def _with_default_command(arguments: list[str]) -> list[str]:
+    """Return `arguments` with `serve` in front when they name no command."""
+    if arguments and (not arguments[0].startswith("-") or arguments[0] in ("-h", "--help")):
+        return arguments
+    return ["serve", *arguments]
+
+
+def _flags(options: argparse.Namespace) -> dict[str, str]:
+    names = {setting.field for setting in config.SETTINGS if setting.flag}
+    return {name: value for name, value in vars(options).items() if name in names and value is not None}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="codex-bridge", description=_DESCRIPTION, epilog="`codex-bridge COMMAND --help` says more."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    serve = commands.add_parser(
+        "serve",
+        help="run the bridge until SIGTERM or Ctrl-C (the default)",
+        description="Run the bridge until SIGTERM or Ctrl-C. Settings come from the environment:",
+        epilog=_settings_text(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    serve.set_defaults(run=_serve)
+    demo = commands.add_parser(
+        "demo",
+        help="play one turn with the offline demo model, then stay up",
+        description="Start the bridge with an offline demo model and play one turn as a host would. Needs no key and "
+        "no account. In a terminal the bridge stays up until Ctrl-C.",
+    )
+    demo.set_defaults(run=_demo)
+    demo.add_argument("--once", action="store_true", help="exit after the turn, also in a terminal")
+    for setting in config.SETTINGS:
+        if setting.flag:
+            serve.add_argument(setting.flag, dest=setting.field, metavar="VALUE", help=setting.help)
+            if setting.field in ("host", "port"):
+                demo.add_argument(setting.flag, dest=setting.field, metavar="VALUE", help=setting.help)
+    commands.add_parser("version", help="print the version").set_defaults(run=_version)
+    parser.add_argument("--version", action="version", version=f"codex-bridge {__version__}")
+    return parser
+
+
+def _settings_text() -> str:
+    """Return the table of settings for a terminal."""
+    lines = []
+    for setting in config.SETTINGS:
+        default = f" [{setting.default}]" if setting.default else ""
+        lines.append(" or ".join(setting.variables) + default)
+        text = f"{setting.help} Expected: {setting.expected}."
+        lines += textwrap.wrap(text, 96, initial_indent="    ", subsequent_indent="    ")
+    return "\n".join(lines)

@@ -1,0 +1,292 @@
+"""Configuration: one table of settings, read once from the environment. Nothing else reads `os.environ`.
+
+The table renders its own documentation (`codex-bridge serve --help`, docs/settings.md). A value that cannot
+be used raises `ConfigError` with one line that names the variable, the value and what was expected.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import ConfigError
+from .log import LEVELS
+
+SANDBOX_MODES = ("workspace-write", "read-only", "danger-full-access")
+RUNTIME_KINDS = ("app_server_adapter",)
+PROVIDER_NAMES = ("openai", "osirus", "osirus_agent", "ollama", "vllm", "openai_compatible")
+AUTH_MODES = ("chatgpt", "api_key", "none")
+
+# What Codex and its commands may see of the bridge's environment. Everything else may be a secret.
+_PASSED_ON = frozenset({
+    "PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TERM", "CODEX_HOME",
+    "SSL_CERT_FILE", "SSL_CERT_DIR", "XDG_RUNTIME_DIR",
+})  # fmt: skip
+# Needed where Codex itself calls out (chatgpt sign-in); they may hold a password, so only there.
+_PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+# Where systemd's LoadCredential= puts the token.
+_TOKEN_CREDENTIAL = "codex_bridge_token"
+_MIN_TOKEN_CHARACTERS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """All settings, judged one by one. The fields are those of the table below."""
+
+    host: str
+    port: int
+    socket: str | None
+    token: str | None
+    allowed_origins: frozenset[str]
+    allowed_hosts: frozenset[str]
+    runtime_kind: str
+    codex_bin: str | None
+    workspace_root: str
+    workspace_roots: tuple[str, ...]
+    sandbox_mode: str
+    max_concurrent_turns: int
+    max_queued_turns: int
+    turn_timeout_ms: int
+    provider: str
+    auth_mode: str | None
+    base_url: str | None
+    api_key: str | None
+    default_model: str | None
+    upstream_connect_timeout_ms: int
+    upstream_idle_timeout_ms: int
+    shutdown_timeout_ms: int
+    codex_environment: tuple[str, ...]
+    log_level: str
+
+
+Parse = Callable[[str], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One row of the table. The first of `variables` that is set counts; `parse` raises ValueError."""
+
+    field: str
+    variables: tuple[str, ...]
+    default: str | None
+    expected: str
+    help: str
+    parse: Parse = str
+    flag: str | None = None
+    is_secret: bool = False
+
+
+def _whole_number(least: int, most: int) -> Parse:
+    def parse(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or not least <= int(text) <= most:
+            raise ValueError
+        return int(text)
+
+    return parse
+
+
+def _choice(allowed: tuple[str, ...]) -> Parse:
+    def parse(text: str) -> str:
+        if text not in allowed:
+            raise ValueError
+        return text
+
+    return parse
+
+
+def _name_set(text: str) -> frozenset[str]:
+    return frozenset(part.strip() for part in text.split(",") if part.strip())
+
+
+def _origins(text: str) -> frozenset[str]:
+    origins = _name_set(text)
+    for origin in origins:
+        if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#\s]+", origin):
+            raise ValueError
+    return origins
+
+
+def _directory(text: str) -> str:
+    path = os.path.realpath(os.path.expanduser(text))
+    if not os.path.isdir(path):
+        raise ValueError
+    return path
+
+
+def _directories(text: str) -> tuple[str, ...]:
+    return tuple(_directory(part) for part in text.split(os.pathsep) if part)
+
+
+def _executable(text: str) -> str:
+    path = shutil.which(os.path.expanduser(text))
+    if path is None:
+        raise ValueError
+    return os.path.abspath(path)
+
+
+_DAY_MS = 24 * 3600 * 1000
+_MILLISECONDS = "a number of milliseconds from 1 to 86400000"
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting("host", ("CODEX_BRIDGE_HOST",), "127.0.0.1", "a host name or address",
+            "Address to listen on. Anything but loopback needs a token.", flag="--host"),
+    Setting("port", ("CODEX_BRIDGE_PORT",), "4399", "a port number from 0 to 65535",
+            "Port to listen on; 0 picks a free one.", _whole_number(0, 65535), flag="--port"),
+    Setting("socket", ("CODEX_BRIDGE_SOCKET",), None, "a path",
+            "Listen on this unix socket instead of a port.", flag="--socket"),
+    Setting("token", ("CODEX_BRIDGE_TOKEN",), None, f"{_MIN_TOKEN_CHARACTERS} characters or more",
+            "Token that every request but GET /health must bring as Authorization: Bearer. Also read from the file "
+            "in CODEX_BRIDGE_TOKEN_FILE, or from the systemd credential codex_bridge_token.", is_secret=True),
+    Setting("allowed_origins", ("CODEX_BRIDGE_ALLOWED_ORIGINS",), "", "origins such as https://cms.example, by comma",
+            "Web pages that may call the bridge from a browser, exact matches.", _origins),
+    Setting("allowed_hosts", ("CODEX_BRIDGE_ALLOWED_HOSTS",), "", "host names, by comma",
+            "Further names by which clients may call the bridge, such as that of a proxy in front.", _name_set),
+    Setting("runtime_kind", ("CODEX_RUNTIME_KIND",), "app_server_adapter", " or ".join(RUNTIME_KINDS),
+            "How Codex is driven.", _choice(RUNTIME_KINDS)),
+    Setting("codex_bin", ("CODEX_BIN",), None, "the path of an executable file",
+            "The Codex program. Default: tools/codex-runtime/<platform>/codex, the Python package "
+            "openai-codex-cli-bin, or codex on PATH, whichever comes first.", _executable),
+    Setting("workspace_root", ("CODEX_WORKSPACE_ROOT",), ".", "an existing directory",
+            "Where sessions work. Default: the working directory.", _directory, flag="--workspace"),
+    Setting("workspace_roots", ("CODEX_WORKSPACE_ROOTS",), "", "existing directories, by colon",
+            "Directories in which sessions may choose their own workspace_root. Default: CODEX_WORKSPACE_ROOT alone.",
+            _directories),
+    Setting("sandbox_mode", ("CODEX_SANDBOX_MODE",), "workspace-write", ", ".join(SANDBOX_MODES),
+            "What commands of the model may do. danger-full-access runs them without a sandbox.",
+            _choice(SANDBOX_MODES)),
+    Setting("max_concurrent_turns", ("CODEX_MAX_CONCURRENT_TURNS",), "4", "a whole number from 1 to 1000",
+            "Turns that run at once.", _whole_number(1, 1000)),
+    Setting("max_queued_turns", ("CODEX_MAX_QUEUED_TURNS",), "40", "a whole number from 0 to 10000",
+            "Turns that wait for a slot; the next one is refused with 503.", _whole_number(0, 10_000)),
+    Setting("turn_timeout_ms", ("CODEX_CHAT_TURN_TIMEOUT_MS",), "1800000", _MILLISECONDS,
+            "Time for one turn; then it is interrupted.", _whole_number(1, _DAY_MS)),
+    Setting("provider", ("CODEX_RUNTIME_PROVIDER",), "openai", ", ".join(PROVIDER_NAMES),
+            "The kind of model provider.", _choice(PROVIDER_NAMES)),
+    Setting("auth_mode", ("CODEX_AUTH_MODE",), None, ", ".join(AUTH_MODES),
+            "How the provider is signed in to. Default: api_key where a key is given, else the provider's first mode.",
+            _choice(AUTH_MODES)),
+    Setting("base_url", ("CODEX_PROVIDER_API_BASE_URL",), None, "http(s)://host[:port][/path]",
+            "Base URL of the provider's API. Default: the provider's own, where it has one."),
+    Setting("api_key", ("CODEX_PROVIDER_API_KEY", "OPENAI_API_KEY"), None, "printable ASCII characters",
+            "The provider's key. It never leaves the bridge but to the provider.", is_secret=True),
+    Setting("default_model", ("CODEX_DEFAULT_MODEL",), None, "a model name",
+            "The model. Default: Codex's own default."),
+    Setting("upstream_connect_timeout_ms", ("CODEX_UPSTREAM_CONNECT_TIMEOUT_MS",), "10000", _MILLISECONDS,
+            "Time for a connection to the provider.", _whole_number(1, _DAY_MS)),
+    Setting("upstream_idle_timeout_ms", ("CODEX_UPSTREAM_IDLE_TIMEOUT_MS",), "300000", _MILLISECONDS,
+            "Silence of the provider after which a request fails.", _whole_number(1, _DAY_MS)),
+    Setting("shutdown_timeout_ms", ("CODEX_BRIDGE_SHUTDOWN_TIMEOUT_MS",), "10000", _MILLISECONDS,
+            "Time that interrupted turns get to end when the bridge stops.", _whole_number(1, _DAY_MS)),
+    Setting("codex_environment", ("CODEX_BRIDGE_PASS_ENVIRONMENT",), "", "names of variables, by comma",
+            "Variables that Codex and its commands may see besides PATH, HOME, LANG and their like.",
+            lambda text: tuple(sorted(_name_set(text)))),
+    Setting("log_level", ("CODEX_BRIDGE_LOG_LEVEL",), "info", ", ".join(LEVELS),
+            "The least important lines to log.", _choice(tuple(LEVELS))),
+)  # fmt: skip
+
+
+def load(environ: Mapping[str, str] = os.environ, flags: Mapping[str, str] | None = None) -> Config:
+    """Read all settings; `flags` maps fields to values that override the environment."""
+    values = {
+        setting.field: _read(setting, environ, (flags or {}).get(setting.field)) for setting in SETTINGS
+    }
+    values["token"] = _read_token(environ, values["token"])
+    key = values["api_key"]
+    if key is not None and (not key.isascii() or not key.isprintable() or " " in key):
+        raise ConfigError("CODEX_PROVIDER_API_KEY: expected printable ASCII characters without spaces.")
+    values["workspace_roots"] = values["workspace_roots"] or (values["workspace_root"],)
+    if values["codex_bin"] is None:
+        values["codex_bin"] = find_codex(environ)
+    return Config(**values)
+
+
+def _read(setting: Setting, environ: Mapping[str, str], flag_value: str | None) -> Any:
+    """Return the parsed value of one setting. An empty variable counts as not set, as systemd makes them."""
+    name, text = setting.flag or "", flag_value
+    if text is None:
+        name = next((v for v in setting.variables if environ.get(v)), setting.variables[0])
+        text = environ.get(name) or setting.default
+    if text is None or (text == "" and setting.default is None):
+        return None
+    try:
+        return setting.parse(text)
+    except ValueError:
+        shown = "[hidden]" if setting.is_secret else text
+        raise ConfigError(f"{name}={shown}: expected {setting.expected}.") from None
+
+
+def _read_token(environ: Mapping[str, str], token: str | None) -> str | None:
+    name = "CODEX_BRIDGE_TOKEN"
+    if token is None:
+        path = environ.get("CODEX_BRIDGE_TOKEN_FILE")
+        credentials = environ.get("CREDENTIALS_DIRECTORY")
+        name = f"CODEX_BRIDGE_TOKEN_FILE={path}"
+        if not path and credentials:
+            path = os.path.join(credentials, _TOKEN_CREDENTIAL)
+            if not os.path.exists(path):
+                return None
+            name = path
+        if not path:
+            return None
+        try:
+            with open(path, encoding="utf-8") as file:
+                token = file.read().strip()
+        except (OSError, UnicodeError) as problem:
+            reason = getattr(problem, "strerror", None) or "it is not text"
+            raise ConfigError(f"{name}: expected a file with the token, but {reason}.") from None
+    if len(token) < _MIN_TOKEN_CHARACTERS or not token.isascii() or not token.isprintable() or " " in token:
+        raise ConfigError(
+            f"{name}: expected {_MIN_TOKEN_CHARACTERS} printable ASCII characters or more, no spaces."
+        )
+    return token
+
+
+def find_codex(environ: Mapping[str, str]) -> str | None:
+    """Return the first Codex there is: beside the bridge, from the Python package, on PATH."""
+    platform = f"{sys.platform}-{os.uname().machine}"
+    bundled = os.path.join("tools", "codex-runtime", platform, "codex")
+    here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    for base in (os.getcwd(), here):
+        path = os.path.join(base, bundled)
+        if os.access(path, os.X_OK) and os.path.isfile(path):
+            return path
+    packaged = _packaged_codex()
+    return packaged or shutil.which("codex", path=environ.get("PATH"))
+
+
+def _packaged_codex() -> str | None:
+    # Found without importing: the package lies in one of the import path's directories.
+    for base in sys.path:
+        path = os.path.join(base, "codex_cli_bin", "bin", "codex")
+        if os.access(path, os.X_OK):
+            return path
+    return None
+
+
+def child_environment(config: Config, scratch: str, *, with_proxies: bool) -> dict[str, str]:
+    """Return the environment for Codex: an allow-list, and `scratch` as the place for temporary files."""
+    names = _PASSED_ON | set(config.codex_environment)
+    passed = {name: value for name, value in os.environ.items() if name in names or name.startswith("LC_")}
+    if with_proxies:
+        for name in _PROXY_VARIABLES:
+            for spelling in (name, name.lower()):
+                if spelling in os.environ:
+                    passed[spelling] = os.environ[spelling]
+    passed["TMPDIR"] = scratch
+    return passed
+
+
+def render_settings() -> str:
+    """Return the table of settings as Markdown, the text of docs/settings.md."""
+    lines = ["| variable | default | expected | |", "|---|---|---|---|"]
+    for setting in SETTINGS:
+        names = " or ".join(f"`{name}`" for name in setting.variables)
+        flag = f", `{setting.flag}`" if setting.flag else ""
+        default = f"`{setting.default}`" if setting.default else ""
+        lines.append(f"| {names}{flag} | {default} | {setting.expected} | {setting.help} |")
+    return "\n".join(lines)

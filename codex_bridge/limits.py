@@ -1,0 +1,102 @@
+"""Every limit of the bridge, with its reason. Settings that an operator may change live in `config`."""
+
+KIB = 1024
+MIB = 1024 * KIB
+
+# HTTP server -----------------------------------------------------------------------------------
+# A browser's request with large cookies fits; a head is held in memory for each connection.
+MAX_HEAD_BYTES = 32 * KIB
+# Twice what browsers and proxies send; bounds the work of one head.
+MAX_HEADER_COUNT = 100
+# A long prompt with a large context fits. Files are uploaded, not sent inside JSON.
+MAX_BODY_BYTES = 8 * MIB
+# One chunk-size line with extensions; anything longer is an attack or a bug.
+MAX_CHUNK_LINE_BYTES = 256
+# Each connection costs about 6 KB and a file descriptor.
+MAX_CONNECTIONS = 4096
+# Seconds to send a whole request head, from its first byte.
+HEAD_TIMEOUT_S = 10.0
+# Seconds without a byte of a body that the bridge is waiting for.
+BODY_IDLE_TIMEOUT_S = 15.0
+# Seconds for a whole gathered body; a slow drip must not hold a connection for ever.
+BODY_TOTAL_TIMEOUT_S = 60.0
+# Seconds a kept-alive connection may rest. Longer than the usual 60 s of a proxy in front.
+IDLE_TIMEOUT_S = 75.0
+# Seconds a client may leave a written answer unread before it is cut off.
+WRITE_TIMEOUT_S = 60.0
+# An unread body up to this size is read and dropped, so that the connection can be kept.
+MAX_DRAINED_BODY_BYTES = 64 * KIB
+# Seconds to go on reading after a refusal, so that the client sees it before the connection ends.
+LINGER_TIMEOUT_S = 2.0
+# How often one sweep looks at all deadlines and heartbeats.
+SWEEP_INTERVAL_S = 1.0
+# One read from a socket. Measured: larger buffers do not gain, 256 KiB and more lose.
+READ_BYTES = 64 * KIB
+
+# Streams ---------------------------------------------------------------------------------------
+# The comment heartbeat keeps proxies and browsers from closing a quiet stream.
+HEARTBEAT_S = 15.0
+# What EventSource waits before it reconnects.
+STREAM_RETRY_MS = 2000
+# Unsent bytes after which a reader counts as too slow; it is closed and can resume.
+MAX_STREAM_BUFFER_BYTES = 1 * MIB
+# Events that follow each other faster than this are written together; the first never waits.
+GATHER_S = 0.005
+# What a running session keeps for readers that come back.
+MAX_LOG_BYTES = 2 * MIB
+# What a session that rests keeps of it.
+MAX_IDLE_LOG_BYTES = 64 * KIB
+# The newest runtime events shown in a session's JSON.
+MAX_RECENT_EVENTS = 40
+# Longer texts inside those are cut there (the stream carries them whole).
+MAX_RECENT_EVENT_BYTES = 4 * KIB
+
+# Sessions --------------------------------------------------------------------------------------
+# Sessions live in memory; past this the oldest idle ones must be deleted first.
+MAX_SESSIONS = 10_000
+# A message is a prompt, not a file; Codex itself refuses more than about 1 MiB.
+MAX_MESSAGE_CHARACTERS = 1_000_000
+# What a host may attach to one message.
+MAX_ATTACHMENTS = 20
+# One page of the session list.
+DEFAULT_PAGE = 50
+MAX_PAGE = 200
+# What a busy bridge tells clients to wait.
+BUSY_RETRY_AFTER_S = 2
+
+# Codex -----------------------------------------------------------------------------------------
+# A line is one JSON-RPC message; a command's output or a diff can have many megabytes.
+MAX_LINE_BYTES = 256 * MIB
+# One read from Codex's standard output.
+CHILD_READ_BYTES = 256 * KIB
+# The end of Codex's standard error that is shown when it dies.
+STDERR_TAIL_BYTES = 4 * KIB
+# A cold start takes 0.2-0.8 s on a quiet machine, several seconds on a loaded one.
+HANDSHAKE_TIMEOUT_S = 30.0
+# Every other call answers in milliseconds; 40 threads that start at once need seconds.
+CALL_TIMEOUT_S = 60.0
+# `turn/interrupt` takes milliseconds; after this Codex counts as wedged and is replaced.
+INTERRUPT_GRACE_S = 10.0
+# Closing standard input ends Codex in 70 ms; then TERM, then KILL, each after this long.
+CHILD_STOP_STEP_S = 2.0
+# Wait before a restart after a quick exit, doubled each time.
+RESTART_BACKOFF_S = 0.5
+MAX_RESTART_BACKOFF_S = 30.0
+# A child that lived this long was healthy: the back-off starts anew.
+HEALTHY_AFTER_S = 10.0
+# Threads kept open in Codex; beyond it the one used longest ago is closed and resumed when needed.
+MAX_LOADED_THREADS = 64
+# Retries that Codex makes after a broken stream or an upstream that is busy, about 1 s apart.
+STREAM_RETRIES = 4
+# `codex --version` answers at once; a binary that does not is not Codex.
+VERSION_TIMEOUT_S = 10.0
+
+# Upstream --------------------------------------------------------------------------------------
+# Kept-alive connections to one upstream that rest.
+MAX_IDLE_UPSTREAM_CONNECTIONS = 16
+# Upstreams close resting connections after 60 s or more; a younger one is safe to use again.
+UPSTREAM_IDLE_REUSE_S = 20.0
+# The part of an upstream's error answer that is read for its message.
+MAX_ERROR_BODY_BYTES = 64 * KIB
+# A Responses request carries the whole conversation, images included.
+MAX_GATEWAY_BODY_BYTES = 256 * MIB

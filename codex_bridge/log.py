@@ -1,0 +1,67 @@
+"""Logging: one line each on stderr, never a secret.
+
+Secrets are registered once with `hide` and replaced wherever they would show, so that an error text
+from elsewhere cannot leak one either. Lines are built only when their level is shown.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+# Shorter strings would blank out ordinary words.
+_MIN_SECRET_CHARACTERS = 6
+
+_threshold = LEVELS["info"]
+_secrets: set[str] = set()
+
+
+def set_level(name: str) -> None:
+    """Show lines of this level and above: debug, info, warning or error."""
+    global _threshold
+    _threshold = LEVELS[name]
+
+
+def hide(secret: str | None) -> None:
+    """Replace `secret` by `[hidden]` in every later line."""
+    if secret and len(secret) >= _MIN_SECRET_CHARACTERS:
+        _secrets.add(secret)
+
+
+def redact(text: str) -> str:
+    """Return `text` without the registered secrets."""
+    for secret in _secrets:
+        if secret in text:
+            text = text.replace(secret, "[hidden]")
+    return text
+
+
+def debug(message: str, *values: object) -> None:
+    _write("debug", message, values)
+
+
+def info(message: str, *values: object) -> None:
+    _write("info", message, values)
+
+
+def warning(message: str, *values: object) -> None:
+    _write("warning", message, values)
+
+
+def error(message: str, *values: object) -> None:
+    _write("error", message, values)
+
+
+def _write(level: str, message: str, values: tuple[object, ...]) -> None:
+    if LEVELS[level] < _threshold:
+        return
+    text = redact(message % values if values else message)
+    # A newline or an escape sequence from outside must not forge or colour a line.
+    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%S")
+    try:
+        sys.stderr.write(f"{stamp} {level:<7} {text}\n")
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        pass  # nobody reads stderr any more; the bridge goes on

@@ -1,0 +1,133 @@
+"""What the bridge remembers: sessions and their messages, and their JSON shapes (CONTRACT: routes)."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from .limits import MAX_RECENT_EVENTS
+
+
+class SessionStatus(StrEnum):
+    IDLE = "idle"
+    QUEUED = "queued"
+    RUNNING = "running"
+    ERROR = "error"
+
+
+class SessionMode(StrEnum):
+    WORKSPACE = "workspace"
+    ENTITY = "entity"
+
+
+class Role(StrEnum):
+    USER = "user"
+    ASSISTANT = "assistant"
+
+
+def new_id(prefix: str) -> str:
+    """Return an id that cannot be guessed, such as s_h2Kd..."""
+    return f"{prefix}_{secrets.token_urlsafe(16)}"
+
+
+def now_ms() -> int:
+    """Return the time in milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of a conversation. `incomplete` marks an answer that was cut off."""
+
+    id: str
+    role: Role
+    text: str
+    turn_id: str
+    created_at: int
+    attachments: tuple[dict[str, Any], ...] = ()
+    incomplete: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        value: dict[str, Any] = {
+            "id": self.id,
+            "role": self.role,
+            "text": self.text,
+            "attachments": list(self.attachments),
+            "created_at": self.created_at,
+            "turn_id": self.turn_id,
+        }
+        if self.incomplete:
+            value["incomplete"] = True
+        return value
+
+
+@dataclass(slots=True)
+class Session:
+    """A conversation, bound to a Codex thread once its first turn has started."""
+
+    id: str
+    workspace_root: str
+    runtime: dict[str, Any]
+    mode: SessionMode = SessionMode.WORKSPACE
+    context: dict[str, Any] = field(default_factory=dict)
+    thread_id: str | None = None
+    status: SessionStatus = SessionStatus.IDLE
+    messages: list[Message] = field(default_factory=list)
+    recent_events: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=MAX_RECENT_EVENTS))
+    last_error: str | None = None
+    last_error_code: str | None = None
+    # The agent messages that are not complete yet, by item id, in pieces.
+    drafts: dict[str, list[str]] = field(default_factory=dict)
+    active_turn_id: str | None = None
+    queue_position: int | None = None
+    usage: dict[str, int] | None = None
+    created_at: int = field(default_factory=now_ms)
+    updated_at: int = field(default_factory=now_ms)
+
+    def assistant_draft(self) -> str:
+        """Return what the running turn's unfinished answer says so far."""
+        return "\n\n".join("".join(pieces) for pieces in self.drafts.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the whole session: all messages and the newest events."""
+        return self._json([message.to_json() for message in self.messages], list(self.recent_events))
+
+    def to_brief_json(self) -> dict[str, Any]:
+        """Return the session as its stream tells it: `messages` holds those of the latest turn, `events` none.
+
+        Its size does not grow with the conversation, so a stream's does not grow quadratically.
+        """
+        latest: list[dict[str, Any]] = []
+        for message in reversed(self.messages):
+            if message.turn_id != self.messages[-1].turn_id:
+                break
+            latest.append(message.to_json())
+        return self._json(latest[::-1], [])
+
+    def _json(self, messages: list[dict[str, Any]], events: list[dict[str, Any]]) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "thread_id": self.thread_id,
+            "status": self.status,
+            "mode": self.mode,
+            "context": self.context,
+            "messages": messages,
+            "message_count": len(self.messages),
+            "events": events,
+            "running": self.status is SessionStatus.RUNNING,
+            "pending_approval": None,
+            "last_error": self.last_error,
+            "last_error_code": self.last_error_code,
+            "assistant_draft": self.assistant_draft(),
+            "workspace_root": self.workspace_root,
+            "active_turn_id": self.active_turn_id,
+            "queue_position": self.queue_position,
+            "usage": self.usage,
+            "runtime": self.runtime,
+            "created_at": self.created_at,
+            "updated_at": self.updated_at,
+        }

@@ -1,0 +1,195 @@
+"""Codex's wire names: the only place that knows them. Builds what is sent, reads what comes.
+
+Measured with Codex 0.163 and 0.169; `codex app-server generate-json-schema --experimental` prints the protocol.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from ..limits import STREAM_RETRIES
+from ..runtime import Event, Failure, TurnOutcome, TurnRequest, TurnStatus
+
+# The name under which Codex knows the bridge's gateway.
+PROVIDER_ID = "codex_bridge"
+MINIMUM_VERSION = (0, 160, 0)
+
+# Given to every app-server. A shell snapshot spawns a login shell for each thread: measured, it makes 40
+# concurrent turns five times slower.
+_OVERRIDES = (
+    "features.shell_snapshot=false",
+    "check_for_update_on_startup=false",
+    # Without this /tmp, which all users share, would be writable; $TMPDIR, the bridge's own, stays so.
+    "sandbox_workspace_write.exclude_slash_tmp=true",
+)
+
+# What this client is; models see it in the user agent of requests.
+_CLIENT = "codex-bridge"
+
+_VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)")
+_CAMEL = re.compile(r"(?<!^)(?=[A-Z])")
+
+
+def app_server_arguments(codex: str) -> list[str]:
+    """Return the command line of an app-server on stdio."""
+    arguments = [codex, "app-server"]
+    for override in _OVERRIDES:
+        arguments += ["-c", override]
+    return arguments
+
+
+def parse_version(text: str) -> str | None:
+    """Return the version in the output of `codex --version` or a user agent."""
+    match = _VERSION.search(text)
+    return match[0] if match else None
+
+
+def is_known_version(version: str) -> bool:
+    """Say whether the bridge was built for this version or an older one it still speaks with."""
+    return tuple(int(part) for part in version.split(".")) >= MINIMUM_VERSION
+
+
+def initialize_params(bridge_version: str) -> dict[str, Any]:
+    client = {"name": _CLIENT, "title": "Codex Bridge", "version": bridge_version}
+    return {"clientInfo": client, "capabilities": {"experimentalApi": True}}
+
+
+def thread_params(request: TurnRequest) -> dict[str, Any]:
+    """Return the params of `thread/start`, which `thread/resume` takes as well.
+
+    The workspace is set to untrusted for this thread: its own `.codex/config.toml` is then not loaded, and
+    Codex does not write a mark of trust into the user's configuration, as it does otherwise.
+    """
+    config: dict[str, Any] = {"projects": {request.workspace_root: {"trust_level": "untrusted"}}}
+    params: dict[str, Any] = {
+        "cwd": request.workspace_root,
+        "sandbox": request.sandbox_mode,
+        "approvalPolicy": "never",
+        "config": config,
+    }
+    if request.model:
+        params["model"] = request.model
+    if request.route:
+        params["modelProvider"] = PROVIDER_ID
+        config["model_providers"] = {
+            PROVIDER_ID: {
+                "name": "Codex Bridge",
+                "base_url": request.route.base_url,
+                "wire_api": "responses",
+                "experimental_bearer_token": request.route.token,
+                # Retries of both kinds multiply; one kind is enough, and it is told as an event.
+                "request_max_retries": 0,
+                "stream_max_retries": STREAM_RETRIES,
+                # The gateway watches for silence and says so in plain words.
+                "stream_idle_timeout_ms": 24 * 3600 * 1000,
+            }
+        }
+    return params
+
+
+def resume_params(request: TurnRequest) -> dict[str, Any]:
+    return {**thread_params(request), "threadId": request.thread_id, "excludeTurns": True}
+
+
+def turn_params(request: TurnRequest, thread_id: str, context_json: str | None) -> dict[str, Any]:
+    """Return the params of `turn/start`."""
+    inputs: list[dict[str, Any]] = [{"type": "text", "text": request.text}]
+    inputs += [{"type": "localImage", "path": path} for path in request.images]
+    params: dict[str, Any] = {"threadId": thread_id, "input": inputs}
+    if request.model:
+        params["model"] = request.model
+    if context_json is not None:
+        params["additionalContext"] = {"host_context": {"kind": "untrusted", "value": context_json}}
+    return params
+
+
+def interrupt_params(thread_id: str, turn_id: str) -> dict[str, Any]:
+    return {"threadId": thread_id, "turnId": turn_id}
+
+
+def to_event(method: str, params: dict[str, Any]) -> Event | None:
+    """Return the runtime event of a notification, None for those that tell a host nothing."""
+    make = _EVENTS.get(method)
+    return make(params) if make else None
+
+
+def _item_event(kind: str, params: dict[str, Any]) -> Event | None:
+    item = params["item"]
+    # The host's own message comes back as an item; the session has told it already.
+    return None if item.get("type") == "userMessage" else {"type": kind, "item": item}
+
+
+def _delta(kind: str, params: dict[str, Any]) -> Event:
+    return {"type": kind, "item_id": params["itemId"], "delta": params["delta"]}
+
+
+def _error_event(params: dict[str, Any]) -> Event | None:
+    # The last error of a turn comes again in turn/completed; only those that are retried are told here.
+    if not params.get("willRetry"):
+        return None
+    error = params["error"]
+    message = error.get("additionalDetails") or error["message"]
+    return {"type": "warning", "message": f"{error['message']} ({message})", "code": "retrying"}
+
+
+def _usage_event(params: dict[str, Any]) -> Event:
+    total = params["tokenUsage"]["total"]
+    usage = {
+        "input_tokens": total["inputTokens"],
+        "cached_input_tokens": total.get("cachedInputTokens", 0),
+        "output_tokens": total["outputTokens"],
+        "reasoning_output_tokens": total.get("reasoningOutputTokens", 0),
+        "total_tokens": total["totalTokens"],
+    }
+    return {"type": "usage.updated", "usage": usage}
+
+
+_EVENTS = {
+    "turn/started": lambda p: {"type": "turn.started"},
+    "turn/plan/updated": lambda p: {
+        "type": "turn.plan.updated", "explanation": p.get("explanation"), "plan": p["plan"],
+    },
+    "turn/diff/updated": lambda p: {"type": "turn.diff.updated", "diff": p["diff"]},
+    "item/started": lambda p: _item_event("item.started", p),
+    "item/completed": lambda p: _item_event("item.completed", p),
+    "item/agentMessage/delta": lambda p: _delta("item.agent_message.delta", p),
+    "item/reasoning/summaryTextDelta": lambda p: _delta("item.reasoning.delta", p),
+    "item/reasoning/textDelta": lambda p: _delta("item.reasoning.delta", p),
+    "item/commandExecution/outputDelta": lambda p: _delta("command.execution.output", p),
+    "thread/tokenUsage/updated": _usage_event,
+    "warning": lambda p: {"type": "warning", "message": p["message"]},
+    "error": _error_event,
+}  # fmt: skip
+
+
+def parse_outcome(turn: dict[str, Any]) -> TurnOutcome:
+    """Read the turn of `turn/completed`."""
+    status = turn["status"]
+    if status == "completed":
+        return TurnOutcome(TurnStatus.COMPLETED)
+    if status == "interrupted":
+        return TurnOutcome(TurnStatus.INTERRUPTED)
+    error = turn.get("error") or {}
+    return TurnOutcome(TurnStatus.FAILED, Failure(_message(error), _error_code(error.get("codexErrorInfo"))))
+
+
+def _message(error: dict[str, Any]) -> str:
+    message = error.get("message") or "Codex ended the turn without saying why"
+    details = error.get("additionalDetails")
+    return f"{message} ({details})" if details else str(message)
+
+
+def _error_code(info: Any) -> str:
+    """Return Codex's name of an error in snake_case."""
+    name = next(iter(info), None) if isinstance(info, dict) else info
+    if not isinstance(name, str) or name == "other":
+        return "turn_failed"
+    return _CAMEL.sub("_", name).lower()
+
+
+def decline_result(method: str) -> Any | None:
+    """Return the answer that says no to a server request, None when it has no such answer."""
+    if method in ("item/commandExecution/requestApproval", "item/fileChange/requestApproval"):
+        return {"decision": "decline"}
+    return None

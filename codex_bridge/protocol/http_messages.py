@@ -1,0 +1,70 @@
+"""HTTP/1.1 messages as values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+REASONS = {
+    100: "Continue", 200: "OK", 201: "Created", 202: "Accepted", 204: "No Content",
+    400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found", 405: "Method Not Allowed",
+    408: "Request Timeout", 409: "Conflict", 411: "Length Required", 413: "Content Too Large",
+    415: "Unsupported Media Type", 422: "Unprocessable Content", 429: "Too Many Requests",
+    431: "Request Header Fields Too Large", 500: "Internal Server Error", 501: "Not Implemented",
+    502: "Bad Gateway", 503: "Service Unavailable", 504: "Gateway Timeout",
+}  # fmt: skip
+
+Headers = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Framing:
+    """How long a body is: `length` bytes, `chunked`, or (neither, responses only) until the peer closes."""
+
+    length: int | None = None
+    chunked: bool = False
+
+    @property
+    def has_body(self) -> bool:
+        return self.chunked or self.length != 0
+
+
+EMPTY_BODY = Framing(length=0)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestHead:
+    """A request up to its body. Header names are lower case; a repeated one is joined by a comma."""
+
+    method: str
+    target: str
+    version: str
+    headers: Mapping[str, str]
+    framing: Framing
+
+    @property
+    def keeps_alive(self) -> bool:
+        return _keeps_alive(self.version, self.headers)
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseHead:
+    """An upstream's response up to its body."""
+
+    status: int
+    reason: str
+    version: str
+    headers: Mapping[str, str]
+    framing: Framing
+
+    @property
+    def keeps_alive(self) -> bool:
+        closes_to_end = self.framing.length is None and not self.framing.chunked
+        return not closes_to_end and _keeps_alive(self.version, self.headers)
+
+
+def _keeps_alive(version: str, headers: Mapping[str, str]) -> bool:
+    connection = headers.get("connection", "").lower()
+    if version == "1.0":
+        return "keep-alive" in connection
+    return "close" not in connection

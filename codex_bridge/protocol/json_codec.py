@@ -1,0 +1,48 @@
+"""JSON as bytes. orjson when it is installed, the standard library otherwise, with the same answers."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+try:
+    import orjson
+except ImportError:
+    orjson = None  # type: ignore[assignment]
+
+from ..errors import InvalidJson
+
+# An escaped surrogate may be unpaired; such text has no UTF-8 form and must not travel on.
+_SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+def encode(value: Any) -> bytes:
+    """Return `value` as compact JSON on one line."""
+    if orjson is not None:
+        try:
+            return orjson.dumps(value)
+        except TypeError:
+            pass  # unpaired surrogates or integers over 64 bits: the standard library escapes them
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def decode(data: bytes) -> Any:
+    """Return the value of a JSON text; raise `InvalidJson` that says where it is wrong."""
+    try:
+        if orjson is not None:
+            return orjson.loads(data)
+        value = json.loads(data.decode(), parse_constant=_refuse_constant)
+        if _SURROGATE_ESCAPE.search(data):
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
+    except UnicodeError:
+        raise InvalidJson("The JSON text is not valid UTF-8 text.") from None
+    except RecursionError:
+        raise InvalidJson("The JSON text is nested too deeply.") from None
+    except ValueError as problem:
+        raise InvalidJson(f"The JSON text cannot be read: {problem}.") from None
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")

@@ -1,0 +1,258 @@
+"""The app-server runtime: all sessions' turns on one supervised `codex app-server`.
+
+The child is started by the first turn; all turns that wait for it share that one start. It is restarted by
+the next turn after it died, with a growing wait after quick exits. A thread that the running child does not
+hold is resumed from Codex's own files, so a conversation survives the child.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+from .. import log
+from ..errors import CodexFailed
+from ..limits import (
+    HEALTHY_AFTER_S,
+    INTERRUPT_GRACE_S,
+    MAX_LOADED_THREADS,
+    MAX_RESTART_BACKOFF_S,
+    RESTART_BACKOFF_S,
+)
+from ..protocol import codex, json_codec
+from ..runtime import Emit, Failure, TurnOutcome, TurnRequest, TurnStatus
+from .app_server_client import AppServerClient
+
+
+class AppServerRuntime:
+    """Implements the `Runtime` port. `command` is None when no Codex was found."""
+
+    def __init__(self, command: str | None, environ: Mapping[str, str]) -> None:
+        self._command = command
+        self._environ = environ
+        self._client: AppServerClient | None = None
+        self._starting: asyncio.Task[AppServerClient] | None = None
+        self._started_at = 0.0
+        self._quick_exits = 0
+        self._runs: dict[str, _Run] = {}
+        self._threads: dict[str, _Run] = {}
+        # Threads that the child holds, the one used last at the end.
+        self._loaded: OrderedDict[str, None] = OrderedDict()
+        self._stopping = False
+
+    async def run_turn(self, request: TurnRequest, emit: Emit) -> TurnOutcome:
+        """Run one turn; see `Runtime`."""
+        run = _Run(request, emit)
+        self._runs[request.turn_id] = run
+        try:
+            run.client = client = await self._ready_client()
+            await self._open_thread(client, run)
+            run.cancellable = None
+            context = json_codec.encode(request.context).decode() if request.context else None
+            params = codex.turn_params(request, run.thread_id, context)
+            await client.call("turn/start", params, on_result=run.on_turn_start)
+            if run.interrupted:
+                await self.interrupt(request.turn_id)
+            return await run.done
+        except CodexFailed as problem:
+            # A child that died after an interrupt did what was asked of it.
+            if run.interrupted:
+                return TurnOutcome(TurnStatus.INTERRUPTED)
+            return TurnOutcome(TurnStatus.FAILED, Failure(problem.message, problem.code))
+        except asyncio.CancelledError:
+            if not run.interrupted:
+                raise
+            return TurnOutcome(TurnStatus.INTERRUPTED)
+        finally:
+            del self._runs[request.turn_id]
+            if self._threads.get(run.thread_id) is run:
+                del self._threads[run.thread_id]
+            await self._close_surplus_threads()
+
+    async def interrupt(self, turn_id: str) -> None:
+        """Ask Codex to stop a turn; replace a child that does not within the grace time."""
+        run = self._runs.get(turn_id)
+        if run is None:
+            return
+        run.interrupted = True
+        if run.cancellable is not None:
+            run.cancellable.cancel()  # Codex has not been given the turn yet
+        if run.client is None or run.codex_turn_id is None:
+            return  # `run_turn` looks at the flag once Codex has told its id of the turn
+        try:
+            async with asyncio.timeout(INTERRUPT_GRACE_S):
+                await run.client.call(
+                    "turn/interrupt", codex.interrupt_params(run.thread_id, run.codex_turn_id)
+                )
+                await asyncio.wait([run.done])
+        except CodexFailed as problem:
+            log.info("Codex refused to interrupt a turn: %s", problem.message)
+        except TimeoutError:
+            pass
+        if not run.done.done():
+            log.warning("a turn did not stop within %g s; Codex is restarted", INTERRUPT_GRACE_S)
+            run.client.kill()
+
+    async def close_thread(self, thread_id: str) -> None:
+        """Let the child forget a thread; its files stay Codex's own."""
+        if thread_id in self._loaded and self._client is not None and self._client.is_alive:
+            del self._loaded[thread_id]
+            try:
+                await self._client.call("thread/unsubscribe", {"threadId": thread_id})
+            except CodexFailed as problem:
+                log.debug("a thread was not closed: %s", problem.message)
+
+    async def stop(self) -> None:
+        """End the child; turns that still run fail."""
+        self._stopping = True
+        if self._starting is not None:
+            self._starting.cancel()
+            await asyncio.wait([self._starting])
+        if self._client is not None:
+            await self._client.stop()
+
+    def describe(self) -> dict[str, Any]:
+        """Return the state of the child."""
+        client = self._client
+        alive = client is not None and client.is_alive
+        return {
+            "state": "running" if alive else "starting" if self._starting else "stopped",
+            "pid": client.pid if client is not None and alive else None,
+            "loaded_threads": len(self._loaded),
+            "quick_exits": self._quick_exits,
+        }
+
+    # The child ------------------------------------------------------------------------------------
+
+    async def _ready_client(self) -> AppServerClient:
+        """Return the running child, started by the first of all who wait for it."""
+        if self._client is not None and self._client.is_alive:
+            return self._client
+        if self._stopping:
+            raise CodexFailed("The bridge is shutting down.", code="shutting_down")
+        if self._starting is None:
+            self._starting = asyncio.create_task(self._start_client(), name="start of codex")
+            self._starting.add_done_callback(self._on_start_done)
+        # Shielded: one turn that gives up must not take the start away from the others.
+        return await asyncio.shield(self._starting)
+
+    async def _start_client(self) -> AppServerClient:
+        if self._command is None:
+            raise CodexFailed(
+                "No Codex was found: set CODEX_BIN, install the Python package openai-codex-cli-bin, "
+                "or put codex on the PATH.",
+                code="codex_unavailable",
+            )
+        if self._quick_exits:
+            wait_s = min(RESTART_BACKOFF_S * 2 ** (self._quick_exits - 1), MAX_RESTART_BACKOFF_S)
+            log.info("Codex is restarted in %g s", wait_s)
+            await asyncio.sleep(wait_s)
+        self._started_at = asyncio.get_running_loop().time()
+        client = AppServerClient(self._on_notification, self._on_exit)
+        try:
+            await client.start(self._command, self._environ)
+        except asyncio.CancelledError:
+            await client.stop()
+            raise
+        self._client = client
+        log.info("Codex %s runs as process %s", codex.parse_version(client.user_agent), client.pid)
+        return client
+
+    def _on_start_done(self, task: asyncio.Task[AppServerClient]) -> None:
+        self._starting = None
+        if not task.cancelled() and task.exception() is not None:
+            self._quick_exits += 1
+
+    def _on_exit(self, failure: CodexFailed) -> None:
+        lived_s = asyncio.get_running_loop().time() - self._started_at
+        started = self._client is not None
+        self._client = None
+        self._loaded.clear()
+        for run in list(self._threads.values()):
+            run.fail(failure)
+        if not started or self._stopping:
+            return  # a failed start counts where it was awaited
+        self._quick_exits = 0 if lived_s >= HEALTHY_AFTER_S else self._quick_exits + 1
+        log.warning("%s", failure.message)
+
+    def _on_notification(self, method: str, params: dict[str, Any]) -> None:
+        run = self._threads.get(params.get("threadId", ""))
+        if run is not None:
+            run.on_notification(method, params)
+
+    # Threads --------------------------------------------------------------------------------------
+
+    async def _open_thread(self, client: AppServerClient, run: _Run) -> None:
+        """Make sure that the child holds the session's thread, and route its notifications to `run`."""
+        request = run.request
+
+        def register(thread_id: str) -> None:
+            run.thread_id = thread_id
+            self._threads[thread_id] = run
+            self._loaded[thread_id] = None
+            self._loaded.move_to_end(thread_id)
+
+        def on_result(result: dict[str, Any]) -> None:
+            register(result["thread"]["id"])
+
+        if request.thread_id in self._loaded:
+            register(str(request.thread_id))
+            return
+        if request.thread_id is not None:
+            try:
+                await client.call("thread/resume", codex.resume_params(request), on_result=on_result)
+                run.emit({"type": "thread.started", "thread_id": run.thread_id, "resumed": True})
+                return
+            except CodexFailed as problem:
+                if not client.is_alive:
+                    raise
+                # Codex cannot resume a thread that never had a turn; there is nothing to lose then.
+                log.warning("thread %s was not resumed: %s", request.thread_id, problem.message)
+                run.emit({
+                    "type": "warning", "code": "thread_not_resumed",
+                    "message": f"The earlier conversation could not be resumed; a new one begins. {problem.message}",
+                })  # fmt: skip
+        await client.call("thread/start", codex.thread_params(request), on_result=on_result)
+        run.emit({"type": "thread.started", "thread_id": run.thread_id, "resumed": False})
+
+    async def _close_surplus_threads(self) -> None:
+        while len(self._loaded) > MAX_LOADED_THREADS:
+            resting = next((thread for thread in self._loaded if thread not in self._threads), None)
+            if resting is None:
+                return
+            await self.close_thread(resting)
+
+
+class _Run:
+    """One turn while it runs."""
+
+    def __init__(self, request: TurnRequest, emit: Emit) -> None:
+        self.request = request
+        self.emit = emit
+        self.client: AppServerClient | None = None
+        # The task of `run_turn` while it may be cancelled: until Codex is given the turn.
+        self.cancellable = asyncio.current_task()
+        self.thread_id = ""
+        self.codex_turn_id: str | None = None
+        self.interrupted = False
+        self.done: asyncio.Future[TurnOutcome] = asyncio.get_running_loop().create_future()
+
+    def on_turn_start(self, result: dict[str, Any]) -> None:
+        self.codex_turn_id = result["turn"]["id"]
+
+    def on_notification(self, method: str, params: dict[str, Any]) -> None:
+        if method == "turn/completed":
+            if params["turn"]["id"] == self.codex_turn_id and not self.done.done():
+                self.done.set_result(codex.parse_outcome(params["turn"]))
+            return
+        event = codex.to_event(method, params)
+        if event is not None:
+            self.emit(event)
+
+    def fail(self, failure: CodexFailed) -> None:
+        if not self.done.done():
+            status = TurnStatus.INTERRUPTED if self.interrupted else TurnStatus.FAILED
+            reason = None if self.interrupted else Failure(failure.message, failure.code)
+            self.done.set_result(TurnOutcome(status, reason))

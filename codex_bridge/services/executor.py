@@ -1,0 +1,111 @@
+"""The turn executor: slots for running turns and a bounded first-in-first-out queue for those that wait."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from .. import log
+from ..errors import Unavailable
+from ..limits import BUSY_RETRY_AFTER_S
+
+
+@dataclass(eq=False, slots=True)
+class Job:
+    """A turn to run. `on_position` is told its place in the queue: 1 is next, 0 is running."""
+
+    name: str
+    run: Callable[[], Awaitable[None]]
+    on_position: Callable[[int], None]
+
+
+class TurnExecutor:
+    """Runs at most `slots` jobs at once and lets at most `queue_limit` wait."""
+
+    def __init__(self, slots: int, queue_limit: int) -> None:
+        self._slots = slots
+        self._queue_limit = queue_limit
+        self._queue: deque[Job] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._refusal: str | None = None
+
+    def load(self) -> dict[str, int]:
+        """Return `bridge_load`."""
+        return {
+            "active_turns": len(self._tasks),
+            "pending_turns": len(self._queue),
+            "max_concurrent_turns": self._slots,
+            "max_queued_turns": self._queue_limit,
+        }
+
+    def check_capacity(self) -> None:
+        """Raise `Unavailable` when the next job would be refused."""
+        if self._refusal is not None:
+            raise self._unavailable(self._refusal, "shutting_down")
+        if len(self._tasks) >= self._slots and len(self._queue) >= self._queue_limit:
+            waiting = f"{len(self._tasks)} turns run and {len(self._queue)} wait"
+            raise self._unavailable(f"The bridge is busy: {waiting}. Try again later.", "busy")
+
+    def submit(self, job: Job) -> bool:
+        """Start `job`, or queue it and return True. Call `check_capacity` first."""
+        if len(self._tasks) < self._slots:
+            self._start(job)
+            return False
+        self._queue.append(job)
+        job.on_position(len(self._queue))
+        return True
+
+    def withdraw(self, job: Job) -> bool:
+        """Take a waiting job back; return False when it does not wait."""
+        if job not in self._queue:
+            return False
+        self._queue.remove(job)
+        self._tell_positions()
+        return True
+
+    def refuse(self, reason: str) -> None:
+        """Take no more jobs, and drop those that wait."""
+        self._refusal = reason
+        self._queue.clear()
+
+    async def join(self, timeout_s: float) -> None:
+        """Wait for the running jobs; cancel what is left after `timeout_s` seconds."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=timeout_s)
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=timeout_s)
+
+    def _start(self, job: Job) -> None:
+        job.on_position(0)
+        self._tasks.add(asyncio.create_task(self._run(job), name=job.name))
+
+    async def _run(self, job: Job) -> None:
+        try:
+            await job.run()
+        except Exception as problem:  # noqa: BLE001 - one turn's defect must not take its slot with it
+            log.error("%s failed: %s: %s", job.name, type(problem).__name__, problem)
+        finally:
+            task = asyncio.current_task()
+            assert task is not None
+            self._tasks.discard(task)
+            self._fill_slots()
+
+    def _fill_slots(self) -> None:
+        started = False
+        while self._queue and len(self._tasks) < self._slots:
+            self._start(self._queue.popleft())
+            started = True
+        if started:
+            self._tell_positions()
+
+    def _tell_positions(self) -> None:
+        for position, job in enumerate(self._queue, start=1):
+            job.on_position(position)
+
+    def _unavailable(self, message: str, code: str) -> Unavailable:
+        retry_after = (("Retry-After", str(BUSY_RETRY_AFTER_S)),)
+        return Unavailable(message, code=code, headers=retry_after, bridge_load=self.load())

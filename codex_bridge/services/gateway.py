@@ -1,0 +1,190 @@
+"""The gateway: Codex's model provider, on a loopback address of its own.
+
+Codex sends its model requests here with a random token of this process; the gateway adds the provider's key
+and streams the upstream's answer through. So the key is in no environment, argument or file that a command
+of the model can read. The token opens nothing else.
+
+It also remembers how a session's last request failed, in plain words: what reaches Codex is told by Codex
+in its own.
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from .. import log
+from ..adapters.http_client import ClientResponse, HttpClient
+from ..adapters.http_server import Request, Response, Stream, StreamResponse
+from ..errors import BridgeError, NotFound, Unauthorized, UpstreamFailed
+from ..limits import MAX_GATEWAY_BODY_BYTES
+from ..protocol import json_codec
+from ..protocol.http_messages import Headers
+from ..runtime import Failure, ModelRoute
+from .providers import Upstream
+
+# Fields of one connection, never passed on (RFC 9110 7.6.1), and those that are set anew.
+_DROPPED = frozenset({
+    "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer",
+    "transfer-encoding", "upgrade", "host", "authorization", "content-length", "expect", "date",
+})  # fmt: skip
+# Answers that a second try may turn: Codex is shown them and tries again.
+_RETRIED = frozenset({408, 409, 425, 429})
+# Codex shows the message of a failed response with this code at once, and does not try again.
+_FINAL_ERROR_CODE = "invalid_prompt"
+# An upstream's message in an error is for a person: longer ones are pages of HTML.
+_MAX_MESSAGE_CHARACTERS = 500
+
+
+@dataclass(slots=True)
+class _Lease:
+    """A session's way through the gateway; `upstream` is that of its newest turn."""
+
+    upstream: Upstream
+    failure: Failure | None = None
+
+
+class Gateway:
+    """Answers on the gateway's listener. `base_url` must be set before the first turn."""
+
+    def __init__(self, client: HttpClient) -> None:
+        self.base_url = ""
+        self._client = client
+        self._token = secrets.token_urlsafe(32)
+        self._leases: dict[str, _Lease] = {}
+        log.hide(self._token)
+
+    def open(self, session_id: str, upstream: Upstream) -> ModelRoute:
+        """Let a session's model requests through to `upstream`; return where Codex sends them."""
+        self._leases[session_id] = _Lease(upstream)
+        return ModelRoute(f"{self.base_url}/{session_id}", self._token)
+
+    def close(self, session_id: str) -> None:
+        """Let no more requests of a session through."""
+        self._leases.pop(session_id, None)
+
+    def last_failure(self, session_id: str) -> Failure | None:
+        """Return how the newest model request of the session's turn failed, None when it did not."""
+        lease = self._leases.get(session_id)
+        return lease.failure if lease else None
+
+    async def handle(self, request: Request) -> Response | StreamResponse:
+        """Pass one model request on."""
+        if not hmac.compare_digest(request.header("authorization") or "", f"Bearer {self._token}"):
+            raise Unauthorized("This address is for the Codex of this bridge alone.")
+        session_id, _, rest = request.path.lstrip("/").partition("/")
+        lease = self._leases.get(session_id)
+        if lease is None:
+            raise NotFound(f"There is no session {session_id[:64]!r}.", code="session_not_found")
+        lease.failure = None
+        try:
+            return await self._forward(request, lease, rest)
+        except UpstreamFailed as problem:
+            lease.failure = _failure(problem)
+            return _error_response(problem)
+
+    async def _forward(self, request: Request, lease: _Lease, rest: str) -> Response | StreamResponse:
+        body = await request.read_body(MAX_GATEWAY_BODY_BYTES)
+        upstream = lease.upstream
+        target = f"{upstream.path}/{rest}" + (f"?{request.query}" if request.query else "")
+        send = self._client.request(
+            upstream.origin, request.method, target, _upstream_headers(request, upstream), body
+        )
+        answer = await request.while_open(send)
+        if answer.head.status >= 400:
+            return await _refusal(request, answer, lease)
+        return StreamResponse(
+            answer.head.status,
+            _downstream_headers(answer),
+            lambda stream: stream.while_open(_pump(answer, stream, lease)),
+        )
+
+
+def _upstream_headers(request: Request, upstream: Upstream) -> Headers:
+    headers = [(name, value) for name, value in request.head.headers.items() if name not in _DROPPED]
+    headers.append(("Host", upstream.origin.authority))
+    if upstream.api_key:
+        headers.append(("Authorization", f"Bearer {upstream.api_key}"))
+    return tuple(headers)
+
+
+def _downstream_headers(answer: ClientResponse) -> Headers:
+    return tuple((name, value) for name, value in answer.head.headers.items() if name not in _DROPPED)
+
+
+async def _pump(answer: ClientResponse, stream: Stream, lease: _Lease) -> None:
+    """Stream an answer through as it comes; a client that leaves ends the upstream's work."""
+    pieces: AsyncIterator[bytes] = answer.iter_body()
+    try:
+        async for piece in pieces:
+            await stream.write(piece)
+    except UpstreamFailed as problem:
+        lease.failure = _failure(problem)
+        if problem.code != "upstream_timeout":
+            raise
+        # Silence would be followed by as much silence again: Codex is told to give up.
+        await stream.write(b"\n\n" + _failed_event(problem.message))
+    finally:
+        answer.close()
+
+
+async def _refusal(request: Request, answer: ClientResponse, lease: _Lease) -> Response | StreamResponse:
+    """Answer what the upstream refused, so that Codex tries again only where that can help."""
+    status = answer.head.status
+    body = await answer.read_error_text()
+    problem = UpstreamFailed(_describe_refusal(answer, body), code=_refusal_code(status), status=status)
+    lease.failure = _failure(problem)
+    log.warning("%s", problem.message)
+    if status >= 500 or status in _RETRIED:
+        return Response(
+            status, log.redact(body.decode(errors="replace")).encode(), _downstream_headers(answer)
+        )
+    if request.path.endswith("/responses"):
+        return Response(200, _failed_event(problem.message), (("Content-Type", "text/event-stream"),))
+    return _error_response(problem)
+
+
+def _describe_refusal(answer: ClientResponse, body: bytes) -> str:
+    message = _upstream_message(body)
+    said = f": {log.redact(message)[:_MAX_MESSAGE_CHARACTERS]}" if message else ""
+    return f"The upstream answered {answer.head.status} {answer.head.reason}".rstrip() + said
+
+
+def _upstream_message(body: bytes) -> str:
+    """Return the message in an upstream's error, in any of the shapes that are about."""
+    try:
+        value = json_codec.decode(body)
+    except BridgeError:
+        return body.decode(errors="replace").strip()
+    for key in ("error", "message", "detail"):
+        if isinstance(value, dict) and key in value:
+            value = value[key]
+    return value if isinstance(value, str) else json_codec.encode(value).decode()
+
+
+def _refusal_code(status: int) -> str:
+    if status in (401, 403):
+        return "upstream_unauthorized"
+    if status == 429:
+        return "upstream_rate_limited"
+    return "upstream_error" if status >= 500 else "upstream_rejected"
+
+
+def _failure(problem: UpstreamFailed) -> Failure:
+    return Failure(problem.message, problem.code)
+
+
+def _error_response(problem: UpstreamFailed) -> Response:
+    """Return an error in the shape of OpenAI's API, which clients know."""
+    error = {"message": problem.message, "type": "codex_bridge_error", "code": problem.code}
+    return Response(
+        problem.status, json_codec.encode({"error": error}), (("Content-Type", "application/json"),)
+    )
+
+
+def _failed_event(message: str) -> bytes:
+    error = {"code": _FINAL_ERROR_CODE, "message": message}
+    event = {"type": "response.failed", "response": {"id": "bridge", "status": "failed", "error": error}}
+    return b"event: response.failed\ndata: " + json_codec.encode(event) + b"\n\n"

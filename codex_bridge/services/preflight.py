@@ -1,0 +1,60 @@
+"""Preflight: which Codex there is, and whether it is one the bridge knows. Looked at once, in the background."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from .. import log
+from ..adapters.process import ChildProcess
+from ..limits import VERSION_TIMEOUT_S
+from ..protocol import codex
+
+
+class Preflight:
+    """The findings. `version` is None until `run` has asked the binary."""
+
+    def __init__(self, command: str | None) -> None:
+        self.command = command
+        self.version: str | None = None
+        self._problem: str | None = None
+        if command is None:
+            self._problem = (
+                "No Codex was found: set CODEX_BIN, install the Python package openai-codex-cli-bin, "
+                "or put codex on the PATH."
+            )
+            log.warning("%s", self._problem)
+
+    async def run(self, environ: Mapping[str, str]) -> None:
+        """Ask the binary for its version."""
+        if self.command is None:
+            return
+        try:
+            child = await ChildProcess.start([self.command, "--version"], environ)
+            try:
+                async with asyncio.timeout(VERSION_TIMEOUT_S):
+                    output = b"".join([chunk async for chunk in child.read_chunks()])
+            finally:
+                await child.stop()
+        except (OSError, TimeoutError) as problem:
+            self._problem = f"{self.command} --version failed: {problem or 'no answer'}."
+        else:
+            self.version = codex.parse_version(output.decode(errors="replace"))
+            if self.version is None:
+                self._problem = f"{self.command} --version does not tell a version; it may not be Codex."
+            elif not codex.is_known_version(self.version):
+                oldest = ".".join(map(str, codex.MINIMUM_VERSION))
+                self._problem = (
+                    f"Codex {self.version} is older than {oldest}, the oldest this bridge was tried with."
+                )
+        if self._problem:
+            log.warning("%s", self._problem)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "codex_found": self.command is not None,
+            "codex_version": self.version,
+            "known_version": self.version is not None and codex.is_known_version(self.version),
+            "problem": self._problem,
+        }

@@ -1,0 +1,103 @@
+"""Providers: what each kind of OpenAI-compatible endpoint is, and the upstream that a configuration names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from urllib.parse import urlsplit
+
+from ..adapters.http_client import Origin
+from ..errors import ConfigError
+
+
+class AuthMode(StrEnum):
+    CHATGPT = "chatgpt"
+    API_KEY = "api_key"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """`auth_modes` are in order of preference; `base_url` is None where the operator must name it."""
+
+    label: str
+    base_url: str | None
+    auth_modes: tuple[AuthMode, ...]
+
+
+PROVIDERS = {
+    "openai": Provider("OpenAI", "https://api.openai.com/v1", (AuthMode.CHATGPT, AuthMode.API_KEY)),
+    "osirus": Provider("Osirus", None, (AuthMode.NONE, AuthMode.API_KEY)),
+    "osirus_agent": Provider("Osirus agent", None, (AuthMode.API_KEY,)),
+    "ollama": Provider("Ollama", "http://127.0.0.1:11434/v1", (AuthMode.NONE,)),
+    "vllm": Provider("vLLM", None, (AuthMode.NONE, AuthMode.API_KEY)),
+    "openai_compatible": Provider("OpenAI-compatible", None, (AuthMode.API_KEY, AuthMode.NONE)),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """Where model requests go. `path` is the base URL's path without a slash at its end."""
+
+    origin: Origin
+    path: str
+    api_key: str | None
+    model: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderSettings:
+    """The values an operator gave, not yet judged together."""
+
+    provider: str
+    auth_mode: str | None
+    base_url: str | None
+    api_key: str | None
+    model: str | None
+
+
+def check_auth_mode(settings: ProviderSettings) -> AuthMode:
+    """Return the auth mode in force; raise `ConfigError` when it does not fit the provider or its key."""
+    provider = PROVIDERS[settings.provider]
+    if settings.auth_mode is None:
+        # A key for a provider that lists none is still sent: it was given for a reason.
+        return AuthMode.API_KEY if settings.api_key else provider.auth_modes[0]
+    mode = AuthMode(settings.auth_mode)
+    if mode not in provider.auth_modes:
+        allowed = " or ".join(provider.auth_modes)
+        raise ConfigError(f"CODEX_AUTH_MODE={mode}: the provider {settings.provider} takes {allowed}.")
+    if mode is AuthMode.API_KEY and not settings.api_key:
+        raise ConfigError("CODEX_AUTH_MODE=api_key: CODEX_PROVIDER_API_KEY must hold the key.")
+    return mode
+
+
+def resolve_upstream(settings: ProviderSettings) -> Upstream | None:
+    """Return the upstream, None when Codex uses its own sign-in and service; raise `ConfigError`."""
+    mode = check_auth_mode(settings)
+    if mode is AuthMode.CHATGPT:
+        return None
+    base_url = settings.base_url or PROVIDERS[settings.provider].base_url
+    if base_url is None:
+        raise ConfigError(
+            f"CODEX_PROVIDER_API_BASE_URL is not set: the provider {settings.provider} has no default address, "
+            "expected one such as https://models.example.com/v1."
+        )
+    origin, path = parse_base_url(base_url)
+    return Upstream(origin, path, settings.api_key if mode is AuthMode.API_KEY else None, settings.model)
+
+
+def parse_base_url(url: str) -> tuple[Origin, str]:
+    """Split a base URL into origin and path; raise `ConfigError` that does not show a password in it."""
+    parts = urlsplit(url)
+    try:
+        port = parts.port
+    except ValueError:
+        port = -1
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == -1:
+        raise ConfigError(
+            f"CODEX_PROVIDER_API_BASE_URL={url.rpartition('@')[2]}: expected http(s)://host[:port][/path]."
+        )
+    if parts.username or parts.query or parts.fragment:
+        raise ConfigError("CODEX_PROVIDER_API_BASE_URL: expected no user, query or fragment in the address.")
+    default = 443 if parts.scheme == "https" else 80
+    return Origin(parts.scheme, parts.hostname, port or default), parts.path.rstrip("/")
