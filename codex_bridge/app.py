@@ -6,9 +6,7 @@ import asyncio
 import contextlib
 import gc
 import os
-import shutil
 import signal
-import tempfile
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -25,6 +23,7 @@ from .api.status import StatusRoutes
 from .api.stream import StreamRoutes
 from .config import Config
 from .errors import ConfigError
+from .model import new_id
 from .runtimes.app_server import AppServerRuntime
 from .services.executor import TurnExecutor
 from .services.gateway import Gateway
@@ -52,7 +51,8 @@ class Bridge:
         auth_mode = check_auth_mode(provider)
         upstream = resolve_upstream(provider)
         # Temporary files of Codex's commands: a place of the bridge's own, since /tmp is read-only to them.
-        self._scratch = tempfile.mkdtemp(prefix="codex-bridge-")
+        self._scratch = os.path.join(config.temporary_directory, new_id("codex-bridge"))
+        os.mkdir(self._scratch, 0o700)
         self._environ = settings.child_environment(config, self._scratch, with_proxies=upstream is None)
         self._preflight = Preflight(config.codex_bin)
         self._preflight_task: asyncio.Task[None] | None = None
@@ -121,6 +121,9 @@ class Bridge:
         if self._config.socket is not None:
             with contextlib.suppress(OSError):
                 os.unlink(self._config.socket)
+        # Imported late, like all that a start does not need: it counts in milliseconds.
+        import shutil
+
         shutil.rmtree(self._scratch, ignore_errors=True)
 
 

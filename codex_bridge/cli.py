@@ -5,20 +5,26 @@ Exit status: 0 success, 1 failure, 2 usage or a setting that cannot be used.
 
 from __future__ import annotations
 
-import argparse
 import sys
-import textwrap
+from typing import TYPE_CHECKING
 
 from . import __version__, app, config, log
 from .errors import ConfigError
+
+if TYPE_CHECKING:
+    import argparse
 
 _DESCRIPTION = "A sidecar daemon that puts OpenAI's Codex behind a small REST and SSE surface."
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the program; return its exit status."""
-    options = _parser().parse_args(_with_default_command(sys.argv[1:] if arguments is None else arguments))
+    if arguments is None:
+        arguments = sys.argv[1:]
     try:
+        if arguments in ([], ["serve"]):
+            return _serve({})  # nothing to parse: the parser alone would take a tenth of the start
+        options = _parser().parse_args(_with_default_command(arguments))
         return int(options.run(options))
     except ConfigError as problem:
         print(f"codex-bridge: {problem.message}", file=sys.stderr)
@@ -27,8 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
 
 
-def _serve(options: argparse.Namespace) -> int:
-    loaded = config.load(flags=_flags(options))
+def _serve(flags: dict[str, str]) -> int:
+    loaded = config.load(flags=flags)
     log.set_level(loaded.log_level)
     return 0 if app.run(lambda: app.serve(loaded)) else 1
 
@@ -57,6 +63,8 @@ def _flags(options: argparse.Namespace) -> dict[str, str]:
 
 
 def _parser() -> argparse.ArgumentParser:
+    import argparse
+
     parser = argparse.ArgumentParser(
         prog="codex-bridge", description=_DESCRIPTION, epilog="`codex-bridge COMMAND --help` says more."
     )
@@ -68,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_settings_text(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    serve.set_defaults(run=_serve)
+    serve.set_defaults(run=lambda options: _serve(_flags(options)))
     demo = commands.add_parser(
         "demo",
         help="play one turn with the offline demo model, then stay up",
@@ -89,6 +97,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _settings_text() -> str:
     """Return the table of settings for a terminal."""
+    import textwrap
+
     lines = []
     for setting in config.SETTINGS:
         default = f" [{setting.default}]" if setting.default else ""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -61,6 +60,7 @@ class Config:
     upstream_idle_timeout_ms: int
     shutdown_timeout_ms: int
     codex_environment: tuple[str, ...]
+    temporary_directory: str
     log_level: str
 
 
@@ -122,8 +122,14 @@ def _directories(text: str) -> tuple[str, ...]:
     return tuple(_directory(part) for part in text.split(os.pathsep) if part)
 
 
+def _which(name: str, path: str | None) -> str | None:
+    import shutil  # late: seldom needed, and it takes a start milliseconds
+
+    return shutil.which(name, path=path)
+
+
 def _executable(text: str) -> str:
-    path = shutil.which(os.path.expanduser(text))
+    path = _which(os.path.expanduser(text), None)
     if path is None:
         raise ValueError
     return os.path.abspath(path)
@@ -185,6 +191,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("codex_environment", ("CODEX_BRIDGE_PASS_ENVIRONMENT",), "", "names of variables, by comma",
             "Variables that Codex and its commands may see besides PATH, HOME, LANG and their like.",
             lambda text: tuple(sorted(_name_set(text)))),
+    Setting("temporary_directory", ("TMPDIR",), "/tmp", "an existing directory",
+            "Where the bridge makes its scratch directory for Codex's temporary files.", _directory),
     Setting("log_level", ("CODEX_BRIDGE_LOG_LEVEL",), "info", ", ".join(LEVELS),
             "The least important lines to log.", _choice(tuple(LEVELS))),
 )  # fmt: skip
@@ -256,7 +264,7 @@ def find_codex(environ: Mapping[str, str]) -> str | None:
         if os.access(path, os.X_OK) and os.path.isfile(path):
             return path
     packaged = _packaged_codex()
-    return packaged or shutil.which("codex", path=environ.get("PATH"))
+    return packaged or _which("codex", environ.get("PATH"))
 
 
 def _packaged_codex() -> str | None:

@@ -12,6 +12,9 @@ MAX_HEADER_COUNT = 100
 MAX_BODY_BYTES = 8 * MIB
 # One chunk-size line with extensions; anything longer is an attack or a bug.
 MAX_CHUNK_LINE_BYTES = 256
+# A client that polls sends the same head again and again: short ones are read once and remembered.
+MAX_REMEMBERED_HEAD_BYTES = 2 * KIB
+REMEMBERED_HEADS = 256
 # Each connection costs about 6 KB and a file descriptor.
 MAX_CONNECTIONS = 4096
 # Seconds to send a whole request head, from its first byte.

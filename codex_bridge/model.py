@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import secrets
+import base64
+import os
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -31,7 +32,7 @@ class Role(StrEnum):
 
 def new_id(prefix: str) -> str:
     """Return an id that cannot be guessed, such as s_h2Kd..."""
-    return f"{prefix}_{secrets.token_urlsafe(16)}"
+    return f"{prefix}_{base64.urlsafe_b64encode(os.urandom(16)).decode().rstrip('=')}"
 
 
 def now_ms() -> int:

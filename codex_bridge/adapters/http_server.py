@@ -45,7 +45,7 @@ from ..limits import (
 )
 from ..protocol.http_messages import Headers, RequestHead
 from ..protocol.http_reader import BodyReader, HeadReader, check_body_size, parse_request_head
-from ..protocol.http_writer import CONTINUE, LAST_CHUNK, encode_chunk, encode_response_head
+from ..protocol.http_writer import CONTINUE, LAST_CHUNK, encode_chunk, encode_status_and_headers
 
 T = TypeVar("T")
 
@@ -206,7 +206,7 @@ class HttpServer:
         self._connections: set[_Connection] = set()
         self._sweep: asyncio.TimerHandle | None = None
         self._closing = False
-        self.date_line = ""
+        self.date_line = b""
 
     async def listen_tcp(self, host: str, port: int) -> tuple[str, int]:
         """Listen on `host`:`port` (0 picks one); return the address in use."""
@@ -283,7 +283,7 @@ class HttpServer:
 
     def _start_sweep(self) -> None:
         loop = asyncio.get_running_loop()
-        self.date_line = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime())
+        self.date_line = time.strftime("Date: %a, %d %b %Y %H:%M:%S GMT\r\n", time.gmtime()).encode()
         now = loop.time()
         for connection in list(self._connections):
             connection.check_deadline(now)
@@ -373,7 +373,7 @@ class _Connection:
     async def _serve_request(self, head: RequestHead) -> bool:
         """Answer one request; return whether the connection can take another."""
         self._enter(State.HANDLING, None)
-        self._body = BodyReader(head.framing)
+        self._body = BodyReader(head.framing) if head.framing.has_body else None
         self._body_deadline = None
         self._continue = head.version == "1.1" and head.headers.get("expect", "").lower() == "100-continue"
         response = await self._server.answer(Request(head, self))
@@ -382,28 +382,25 @@ class _Connection:
             return await self._write_stream(response, head, keep_alive)
         keep_alive = keep_alive and await self._drop_rest_of_body()
         self._write_response(response, keep_alive, has_body=head.method != "HEAD")
-        await self.drain()
+        if self.transport.get_write_buffer_size() > READ_BYTES:
+            await self.drain()
         return keep_alive
 
     def _write_response(self, response: Response, keep_alive: bool, has_body: bool) -> None:
-        headers = [*response.headers, ("Date", self._server.date_line)]
-        if response.status != 204:
-            headers.append(("Content-Length", str(len(response.body))))
-        if not keep_alive:
-            headers.append(("Connection", "close"))
-        data = encode_response_head(response.status, headers)
-        self.transport.write(data + response.body if has_body else data)
+        head = encode_status_and_headers(response.status, response.headers)
+        length = b"" if response.status == 204 else b"Content-Length: %d\r\n" % len(response.body)
+        end = b"\r\n" if keep_alive else b"Connection: close\r\n\r\n"
+        body = response.body if has_body else b""
+        self.transport.write(b"".join((head, self._server.date_line, length, end, body)))
 
     async def _write_stream(self, response: StreamResponse, head: RequestHead, keep_alive: bool) -> bool:
         sized = any(name.lower() == "content-length" for name, _ in response.headers)
         chunked = not sized and not response.until_close and head.version == "1.1"
-        headers = [*response.headers, ("Date", self._server.date_line)]
-        if chunked:
-            headers.append(("Transfer-Encoding", "chunked"))
         keep_alive = keep_alive and (sized or chunked)
-        if not keep_alive:
-            headers.append(("Connection", "close"))
-        self.transport.write(encode_response_head(response.status, headers, response.reason))
+        start = encode_status_and_headers(response.status, response.headers, response.reason)
+        framing = b"Transfer-Encoding: chunked\r\n" if chunked else b""
+        end = b"\r\n" if keep_alive else b"Connection: close\r\n\r\n"
+        self.transport.write(start + self._server.date_line + framing + end)
         if head.method == "HEAD":
             return keep_alive and await self._drop_rest_of_body()
         self._stream = Stream(self, chunked)
@@ -437,7 +434,8 @@ class _Connection:
 
     async def iter_body(self, limit: int) -> AsyncIterator[bytes]:
         body = self._body
-        assert body is not None
+        if body is None:
+            return
         received = 0
         check_body_size(body.framing, received, limit)
         while not body.done:
@@ -465,9 +463,7 @@ class _Connection:
 
     async def _drop_rest_of_body(self) -> bool:
         """Read on to the end of an unread body when it is short; return whether the connection is clean."""
-        body = self._body
-        assert body is not None
-        if body.done:
+        if self._body is None or self._body.done:
             return True
         if self._continue:
             return False  # the client waits for a word to send it, and will not get one

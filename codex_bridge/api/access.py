@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import hmac
+from functools import lru_cache
 
 from ..adapters.http_server import Request
 from ..errors import Forbidden, Unauthorized, UnsupportedMediaType
@@ -93,6 +94,7 @@ def preflight_headers() -> Headers:
     )
 
 
+@lru_cache(maxsize=256)
 def _host_name(host: str) -> str:
     """Return a Host header without its port, in lower case."""
     host = host.lower()

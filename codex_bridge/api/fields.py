@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import parse_qsl
 
 from ..adapters.http_server import Request
 from ..errors import InvalidField, InvalidJson
@@ -46,7 +45,11 @@ def object_field(value: dict[str, Any], name: str) -> dict[str, Any]:
 
 def query_fields(request: Request, allowed: frozenset[str]) -> dict[str, str]:
     """Return the query's fields; refuse those that are not `allowed`."""
-    fields = dict(parse_qsl(request.query, keep_blank_values=True)) if request.query else {}
+    if not request.query:
+        return {}
+    from urllib.parse import parse_qsl  # late: a start does not need it
+
+    fields = dict(parse_qsl(request.query, keep_blank_values=True))
     for name in fields:
         if name not in allowed:
             known = ", ".join(sorted(allowed))

@@ -41,10 +41,7 @@ class RequestHead:
     version: str
     headers: Mapping[str, str]
     framing: Framing
-
-    @property
-    def keeps_alive(self) -> bool:
-        return _keeps_alive(self.version, self.headers)
+    keeps_alive: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +57,11 @@ class ResponseHead:
     @property
     def keeps_alive(self) -> bool:
         closes_to_end = self.framing.length is None and not self.framing.chunked
-        return not closes_to_end and _keeps_alive(self.version, self.headers)
+        return not closes_to_end and keeps_alive(self.version, self.headers)
 
 
-def _keeps_alive(version: str, headers: Mapping[str, str]) -> bool:
+def keeps_alive(version: str, headers: Mapping[str, str]) -> bool:
+    """Say whether a message lets its connection stay open."""
     connection = headers.get("connection", "").lower()
     if version == "1.0":
         return "keep-alive" in connection

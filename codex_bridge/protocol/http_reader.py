@@ -12,10 +12,17 @@ body out of what follows. The rules, all of RFC 9112 and on the strict side of i
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from ..errors import BodyTooLarge, HeadersTooLarge, MalformedRequest
-from ..limits import MAX_CHUNK_LINE_BYTES, MAX_HEAD_BYTES, MAX_HEADER_COUNT
-from .http_messages import EMPTY_BODY, Framing, RequestHead, ResponseHead
+from ..limits import (
+    MAX_CHUNK_LINE_BYTES,
+    MAX_HEAD_BYTES,
+    MAX_HEADER_COUNT,
+    MAX_REMEMBERED_HEAD_BYTES,
+    REMEMBERED_HEADS,
+)
+from .http_messages import EMPTY_BODY, Framing, RequestHead, ResponseHead, keeps_alive
 
 _TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _FIELDS = rf"((?:{_TOKEN}:[\t\x20-\x7e\x80-\xff]*\r\n)*)\r\n"
@@ -72,6 +79,10 @@ class HeadReader:
 
 def parse_request_head(head: str) -> RequestHead:
     """Read a request head; raise `MalformedRequest` that names what is wrong."""
+    return _remembered(head) if len(head) <= MAX_REMEMBERED_HEAD_BYTES else _parse_request_head(head)
+
+
+def _parse_request_head(head: str) -> RequestHead:
     match = _REQUEST.fullmatch(head)
     if match is None:
         raise MalformedRequest(_explain(head, "METHOD target HTTP/1.1"))
@@ -79,7 +90,12 @@ def parse_request_head(head: str) -> RequestHead:
     headers = _parse_fields(fields)
     if minor == "1" and "host" not in headers:
         raise MalformedRequest("An HTTP/1.1 request needs a Host header.")
-    return RequestHead(method, target, "1." + minor, headers, _request_framing(minor, headers))
+    version = "1." + minor
+    framing = _request_framing(minor, headers)
+    return RequestHead(method, target, version, headers, framing, keeps_alive(version, headers))
+
+
+_remembered = lru_cache(REMEMBERED_HEADS)(_parse_request_head)
 
 
 def parse_response_head(head: str, method: str) -> ResponseHead:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from functools import lru_cache
 
 from .http_messages import REASONS, Headers
 
@@ -10,11 +10,14 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
 
 
-def encode_response_head(status: int, headers: Iterable[tuple[str, str]], reason: str | None = None) -> bytes:
-    """Return a response head with its empty line. Header values must not come from outside unchecked."""
+@lru_cache(maxsize=256)
+def encode_status_and_headers(status: int, headers: Headers, reason: str | None = None) -> bytes:
+    """Return a response head that still lacks its last headers and its empty line.
+
+    Most answers share theirs, so they are remembered. Values must not come from outside unchecked.
+    """
     lines = [f"HTTP/1.1 {status} {REASONS.get(status, '') if reason is None else reason}\r\n"]
     lines += [f"{name}: {value}\r\n" for name, value in headers]
-    lines.append("\r\n")
     return "".join(lines).encode("latin-1")
 
 

@@ -9,7 +9,7 @@ with `session.ready`.
 from __future__ import annotations
 
 import asyncio
-import secrets
+import os
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -33,7 +33,7 @@ class EventLog:
     )  # fmt: skip
 
     def __init__(self) -> None:
-        self.epoch = secrets.token_hex(4)
+        self.epoch = os.urandom(4).hex()
         self.seq = 0
         # Called for each follower when the log ends, with nothing more to come.
         self.on_close: dict[Send, Callable[[], None]] = {}

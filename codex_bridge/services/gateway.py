@@ -11,7 +11,6 @@ in its own.
 from __future__ import annotations
 
 import hmac
-import secrets
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -20,6 +19,7 @@ from ..adapters.http_client import ClientResponse, HttpClient
 from ..adapters.http_server import Request, Response, Stream, StreamResponse
 from ..errors import BridgeError, NotFound, Unauthorized, UpstreamFailed
 from ..limits import MAX_GATEWAY_BODY_BYTES
+from ..model import new_id
 from ..protocol import json_codec
 from ..protocol.http_messages import Headers
 from ..runtime import Failure, ModelRoute
@@ -52,7 +52,7 @@ class Gateway:
     def __init__(self, client: HttpClient) -> None:
         self.base_url = ""
         self._client = client
-        self._token = secrets.token_urlsafe(32)
+        self._token = new_id("gw") + new_id("gw")
         self._leases: dict[str, _Lease] = {}
         log.hide(self._token)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from urllib.parse import urlsplit
 
 from ..adapters.http_client import Origin
 from ..errors import ConfigError
@@ -88,6 +87,8 @@ def resolve_upstream(settings: ProviderSettings) -> Upstream | None:
 
 def parse_base_url(url: str) -> tuple[Origin, str]:
     """Split a base URL into origin and path; raise `ConfigError` that does not show a password in it."""
+    from urllib.parse import urlsplit  # late: a start without an upstream does not need it
+
     parts = urlsplit(url)
     try:
         port = parts.port
