@@ -21,7 +21,7 @@ from .api.router import Route, Router
 from .api.sessions import SessionRoutes
 from .api.status import StatusRoutes
 from .api.stream import StreamRoutes
-from .config import Config
+from .config import SHORT_TOKEN_CHARACTERS, Config
 from .errors import ConfigError
 from .model import new_id
 from .runtimes.app_server import AppServerRuntime
@@ -45,11 +45,17 @@ class Bridge:
         check_bind(config)
         for secret in (config.token, config.api_key):
             log.hide(secret)
+        if config.token is not None and len(config.token) < SHORT_TOKEN_CHARACTERS:
+            log.warning(
+                "CODEX_BRIDGE_TOKEN is short enough to be guessed; use %d characters", SHORT_TOKEN_CHARACTERS
+            )
         provider = ProviderSettings(
             config.provider, config.auth_mode, config.base_url, config.api_key, config.default_model
         )
         auth_mode = check_auth_mode(provider)
         upstream = resolve_upstream(provider)
+        if upstream is None and config.base_url is not None:
+            log.warning("CODEX_PROVIDER_API_BASE_URL is not used: without a key Codex uses its own sign-in")
         # Temporary files of Codex's commands: a place of the bridge's own, since /tmp is read-only to them.
         self._scratch = os.path.join(config.temporary_directory, new_id("codex-bridge"))
         os.mkdir(self._scratch, 0o700)

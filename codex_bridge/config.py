@@ -30,7 +30,8 @@ _PASSED_ON = frozenset({
 _PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 # Where systemd's LoadCredential= puts the token.
 _TOKEN_CREDENTIAL = "codex_bridge_token"
-_MIN_TOKEN_CHARACTERS = 16
+# A shorter token can be guessed; it is taken, with a warning.
+SHORT_TOKEN_CHARACTERS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +146,7 @@ SETTINGS: tuple[Setting, ...] = (
             "Port to listen on; 0 picks a free one.", _whole_number(0, 65535), flag="--port"),
     Setting("socket", ("CODEX_BRIDGE_SOCKET",), None, "a path",
             "Listen on this unix socket instead of a port.", flag="--socket"),
-    Setting("token", ("CODEX_BRIDGE_TOKEN",), None, f"{_MIN_TOKEN_CHARACTERS} characters or more",
+    Setting("token", ("CODEX_BRIDGE_TOKEN",), None, "printable ASCII characters without spaces",
             "Token that every request but GET /health must bring as Authorization: Bearer. Also read from the file "
             "in CODEX_BRIDGE_TOKEN_FILE, or from the systemd credential codex_bridge_token.", is_secret=True),
     Setting("allowed_origins", ("CODEX_BRIDGE_ALLOWED_ORIGINS",), "", "origins such as https://cms.example, by comma",
@@ -247,10 +248,8 @@ def _read_token(environ: Mapping[str, str], token: str | None) -> str | None:
         except (OSError, UnicodeError) as problem:
             reason = getattr(problem, "strerror", None) or "it is not text"
             raise ConfigError(f"{name}: expected a file with the token, but {reason}.") from None
-    if len(token) < _MIN_TOKEN_CHARACTERS or not token.isascii() or not token.isprintable() or " " in token:
-        raise ConfigError(
-            f"{name}: expected {_MIN_TOKEN_CHARACTERS} printable ASCII characters or more, no spaces."
-        )
+    if not token or not token.isascii() or not token.isprintable() or " " in token:
+        raise ConfigError(f"{name}: expected printable ASCII characters without spaces.")
     return token
 
 
@@ -289,12 +288,31 @@ def child_environment(config: Config, scratch: str, *, with_proxies: bool) -> di
     return passed
 
 
+_SETTINGS_PAGE = """\
+# Settings
+
+Settings come from the environment; a variable that is set but empty counts as not set. Where a flag is named, `codex-bridge serve` takes it
+too, and it wins. A value that cannot be used stops the start with one line that names the variable, the value and what was expected.
+
+{table}
+
+`CODEX_HOME` is Codex's own: where it keeps its sign-in and its threads. It is passed on to it, as are `PATH`, `HOME`, `USER`, `LOGNAME`, `SHELL`,
+`LANG`, `LC_*`, `TZ`, `TERM`, `SSL_CERT_FILE`, `SSL_CERT_DIR` and `XDG_RUNTIME_DIR`, and with Codex's own sign-in the proxy variables.
+
+This page is written by `python3 -m codex_bridge.config`.
+"""
+
+
 def render_settings() -> str:
-    """Return the table of settings as Markdown, the text of docs/settings.md."""
+    """Return docs/settings.md, the table of settings as Markdown."""
     lines = ["| variable | default | expected | |", "|---|---|---|---|"]
     for setting in SETTINGS:
         names = " or ".join(f"`{name}`" for name in setting.variables)
         flag = f", `{setting.flag}`" if setting.flag else ""
         default = f"`{setting.default}`" if setting.default else ""
         lines.append(f"| {names}{flag} | {default} | {setting.expected} | {setting.help} |")
-    return "\n".join(lines)
+    return _SETTINGS_PAGE.format(table="\n".join(lines))
+
+
+if __name__ == "__main__":
+    print(render_settings(), end="")

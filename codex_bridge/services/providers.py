@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -32,6 +33,10 @@ PROVIDERS = {
     "vllm": Provider("vLLM", None, (AuthMode.NONE, AuthMode.API_KEY)),
     "openai_compatible": Provider("OpenAI-compatible", None, (AuthMode.API_KEY, AuthMode.NONE)),
 }
+
+
+# A path segment such as v1 or v1beta, wherever it stands.
+_VERSION_SEGMENT = re.compile(r"/v[0-9]+[a-z0-9]*(?:/|\Z)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +91,7 @@ def resolve_upstream(settings: ProviderSettings) -> Upstream | None:
 
 
 def parse_base_url(url: str) -> tuple[Origin, str]:
-    """Split a base URL into origin and path; raise `ConfigError` that does not show a password in it."""
+    """Split a base URL into origin and path, which gets /v1 where it names no version; raise `ConfigError` that does not show a password in it."""
     from urllib.parse import urlsplit  # late: a start without an upstream does not need it
 
     parts = urlsplit(url)
@@ -101,4 +106,7 @@ def parse_base_url(url: str) -> tuple[Origin, str]:
     if parts.username or parts.query or parts.fragment:
         raise ConfigError("CODEX_PROVIDER_API_BASE_URL: expected no user, query or fragment in the address.")
     default = 443 if parts.scheme == "https" else 80
-    return Origin(parts.scheme, parts.hostname, port or default), parts.path.rstrip("/")
+    path = parts.path.rstrip("/")
+    if not _VERSION_SEGMENT.search(path):
+        path += "/v1"
+    return Origin(parts.scheme, parts.hostname, port or default), path
