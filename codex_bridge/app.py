@@ -193,6 +193,7 @@ async def serve(config: Config, during: Callable[[str], Awaitable[bool]] | None 
     log.info("codex-bridge %s listening on %s", __version__, address)
     # What the start made lives as long as the process: the collector need not look at it again.
     gc.freeze()
+    gc.enable()
     signalled = asyncio.create_task(stopping.wait(), name="signals")
     waited: set[asyncio.Task[Any]] = {signalled}
     if during is not None:

@@ -103,17 +103,15 @@ Handler = Callable[["Request"], Awaitable[Response | StreamResponse]]
 class Request:
     """A request as a handler sees it. The body is read only when it is asked for."""
 
-    __slots__ = ("_connection", "head", "path", "path_values", "query")
+    __slots__ = ("_connection", "head", "method", "path", "path_values", "query")
 
     def __init__(self, head: RequestHead, connection: _Connection) -> None:
         self.head = head
         self._connection = connection
-        self.path, _, self.query = origin_form(head.target).partition("?")
+        self.method = head.method
+        self.path = head.path
+        self.query = head.query
         self.path_values: tuple[str, ...] = ()
-
-    @property
-    def method(self) -> str:
-        return self.head.method
 
     def header(self, name: str) -> str | None:
         """Return a header by its lower-case name."""
@@ -132,15 +130,6 @@ class Request:
     async def while_open(self, work: Coroutine[None, None, T]) -> T:
         """Return what `work` does; cancel it when the client leaves first. Read the body before."""
         return await self._connection.while_open(work)
-
-
-def origin_form(target: str) -> str:
-    """Return the path and query of a request target, which may be in absolute form (RFC 9112 3.2.2)."""
-    scheme, separator, rest = target.partition("://")
-    if separator and scheme.lower() in ("http", "https"):
-        slash = rest.find("/")
-        return rest[slash:] if slash >= 0 else "/"
-    return target
 
 
 class Stream:

@@ -37,7 +37,8 @@ class RequestHead:
     """A request up to its body. Header names are lower case; a repeated one is joined by a comma."""
 
     method: str
-    target: str
+    path: str
+    query: str
     version: str
     headers: Mapping[str, str]
     framing: Framing

@@ -92,7 +92,17 @@ def _parse_request_head(head: str) -> RequestHead:
         raise MalformedRequest("An HTTP/1.1 request needs a Host header.")
     version = "1." + minor
     framing = _request_framing(minor, headers)
-    return RequestHead(method, target, version, headers, framing, keeps_alive(version, headers))
+    path, _, query = _origin_form(target).partition("?")
+    return RequestHead(method, path, query, version, headers, framing, keeps_alive(version, headers))
+
+
+def _origin_form(target: str) -> str:
+    """Return the path and query of a request target, which may be in absolute form (RFC 9112 3.2.2)."""
+    scheme, separator, rest = target.partition("://")
+    if separator and scheme.lower() in ("http", "https"):
+        slash = rest.find("/")
+        return rest[slash:] if slash >= 0 else "/"
+    return target
 
 
 _remembered = lru_cache(REMEMBERED_HEADS)(_parse_request_head)
