@@ -22,7 +22,7 @@ from .api.sessions import SessionRoutes
 from .api.status import StatusRoutes
 from .api.stream import StreamRoutes
 from .config import SHORT_TOKEN_CHARACTERS, Config
-from .errors import ConfigError
+from .errors import ConfigError, StartFailed
 from .model import new_id
 from .runtimes.app_server import AppServerRuntime
 from .services.executor import TurnExecutor
@@ -58,10 +58,8 @@ class Bridge:
             log.warning("CODEX_PROVIDER_API_BASE_URL is not used: without a key Codex uses its own sign-in")
         # Temporary files of Codex's commands: a place of the bridge's own, since /tmp is read-only to them.
         self._scratch = os.path.join(config.temporary_directory, new_id("codex-bridge"))
-        os.mkdir(self._scratch, 0o700)
         self._environ = settings.child_environment(config, self._scratch, with_proxies=upstream is None)
         self._preflight = Preflight(config.codex_bin)
-        self._preflight_task: asyncio.Task[None] | None = None
         self._client = HttpClient(
             config.upstream_connect_timeout_ms / 1000, config.upstream_idle_timeout_ms / 1000
         )
@@ -81,7 +79,11 @@ class Bridge:
             access, self._runtime, self._executor, self._preflight, _shown(config, auth_mode)
         )
         chats = SessionRoutes(
-            sessions, self._turns, WorkspaceRoots(config.workspace_root, config.workspace_roots), runtime_json
+            sessions,
+            self._turns,
+            WorkspaceRoots(config.workspace_root, config.workspace_roots),
+            self._runtime,
+            runtime_json,
         )
         messages = MessageRoutes(sessions, self._turns, self._executor, upstream, config.sandbox_mode)
         streams = StreamRoutes(sessions)
@@ -89,27 +91,26 @@ class Bridge:
         self._server = HttpServer(self._router.handle, replies.failure)
 
     async def start(self) -> str:
-        """Listen; return the base URL (or the socket's path)."""
+        """Listen; return the base URL, or where the socket is. Raise `StartFailed` when the address is taken."""
         config = self._config
-        host, port = await self._gateway_server.listen_tcp("127.0.0.1", 0)
-        self._gateway.base_url = f"http://{host}:{port}"
+        where = config.socket or f"{config.host}:{config.port}"
         try:
             if config.socket is not None:
                 await self._server.listen_unix(config.socket)
-                os.chmod(config.socket, 0o600)
                 address = f"unix:{config.socket}"
             else:
                 host, port = await self._server.listen_tcp(config.host, config.port)
                 address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         except OSError as problem:
-            await self._gateway_server.stop(0)
-            where = config.socket or f"{config.host}:{config.port}"
             reason = os.strerror(problem.errno) if problem.errno else str(problem)
-            raise ConfigError(
+            raise StartFailed(
                 f"Cannot listen on {where}: {reason}. CODEX_BRIDGE_HOST, CODEX_BRIDGE_PORT and "
                 "CODEX_BRIDGE_SOCKET choose the address."
             ) from None
-        self._preflight_task = asyncio.create_task(self._preflight.run(self._environ), name="preflight")
+        host, port = await self._gateway_server.listen_tcp("127.0.0.1", 0)
+        self._gateway.base_url = f"http://{host}:{port}"
+        os.mkdir(self._scratch, 0o700)
+        self._preflight.start(self._environ)
         return address
 
     async def stop(self) -> None:
@@ -117,11 +118,11 @@ class Bridge:
         grace_s = self._config.shutdown_timeout_ms / 1000
         self._server.stop_accepting()
         await self._turns.stop(grace_s)
-        if self._preflight_task is not None:
-            self._preflight_task.cancel()
-            await asyncio.wait([self._preflight_task])
         await asyncio.gather(
-            self._runtime.stop(), self._server.stop(_CLOSE_GRACE_S), self._gateway_server.stop(_CLOSE_GRACE_S)
+            self._preflight.stop(),
+            self._runtime.stop(),
+            self._server.stop(_CLOSE_GRACE_S),
+            self._gateway_server.stop(_CLOSE_GRACE_S),
         )
         self._client.close()
         if self._config.socket is not None:

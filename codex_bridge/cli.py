@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from . import __version__
-from .errors import ConfigError
+from .errors import ConfigError, StartFailed
 
 if TYPE_CHECKING:
     import argparse
@@ -28,9 +28,9 @@ def main(arguments: list[str] | None = None) -> int:
             return _serve({})  # nothing to parse: the parser alone would take a tenth of the start
         options = _parser().parse_args(_with_default_command(arguments))
         return int(options.run(options))
-    except ConfigError as problem:
+    except (ConfigError, StartFailed) as problem:
         print(f"codex-bridge: {problem.message}", file=sys.stderr)
-        return 2
+        return 2 if isinstance(problem, ConfigError) else 1
     except KeyboardInterrupt:
         return 1
 

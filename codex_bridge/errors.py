@@ -39,6 +39,12 @@ class ConfigError(BridgeError):
     code = "invalid_configuration"
 
 
+class StartFailed(BridgeError):
+    """The bridge cannot start here and now, though its settings are fine."""
+
+    code = "start_failed"
+
+
 class MalformedRequest(BridgeError):
     """Bytes that are not the HTTP this server speaks. The connection ends after the reply."""
 

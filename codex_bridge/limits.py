@@ -41,18 +41,21 @@ READ_BYTES = 64 * KIB
 HEARTBEAT_S = 15.0
 # What EventSource waits before it reconnects.
 STREAM_RETRY_MS = 2000
-# Unsent bytes after which a reader counts as too slow; it is closed and can resume.
-MAX_STREAM_BUFFER_BYTES = 1 * MIB
+# Unsent bytes after which a reader is fed from the log, as fast as it reads, instead of live.
+MAX_STREAM_BUFFER_BYTES = 256 * KIB
 # Events that follow each other faster than this are written together; the first never waits.
 GATHER_S = 0.005
-# What a running session keeps for readers that come back.
-MAX_LOG_BYTES = 2 * MIB
-# What a session that rests keeps of it.
-MAX_IDLE_LOG_BYTES = 64 * KIB
+# What a session keeps for readers that lag or come back. One that lags behind all of it is closed.
+MAX_LOG_BYTES = 4 * MIB
+# So many are kept whatever their size: a few events of megabytes must not cut off a reader that keeps up.
+MIN_LOG_EVENTS = 8
+# What is left of that when nothing has happened in a session for LOG_REST_S.
+MAX_IDLE_LOG_BYTES = 16 * KIB
+LOG_REST_S = 60.0
 # The newest runtime events shown in a session's JSON.
 MAX_RECENT_EVENTS = 40
 # Longer texts inside those are cut there (the stream carries them whole).
-MAX_RECENT_EVENT_BYTES = 4 * KIB
+MAX_RECENT_EVENT_CHARACTERS = 500
 
 # Sessions --------------------------------------------------------------------------------------
 # Sessions live in memory; past this the oldest idle ones must be deleted first.
@@ -69,7 +72,7 @@ BUSY_RETRY_AFTER_S = 2
 
 # Codex -----------------------------------------------------------------------------------------
 # A line is one JSON-RPC message; a command's output or a diff can have many megabytes.
-MAX_LINE_BYTES = 256 * MIB
+MAX_LINE_BYTES = 64 * MIB
 # One read from Codex's standard output.
 CHILD_READ_BYTES = 256 * KIB
 # The end of Codex's standard error that is shown when it dies.
@@ -88,7 +91,7 @@ MAX_RESTART_BACKOFF_S = 30.0
 # A child that lived this long was healthy: the back-off starts anew.
 HEALTHY_AFTER_S = 10.0
 # Threads kept open in Codex; beyond it the one used longest ago is closed and resumed when needed.
-MAX_LOADED_THREADS = 64
+MAX_LOADED_THREADS = 32
 # Retries that Codex makes after a broken stream or an upstream that is busy, about 1 s apart.
 STREAM_RETRIES = 4
 # `codex --version` answers at once; a binary that does not is not Codex.

@@ -70,8 +70,11 @@ class Runtime(Protocol):
     async def interrupt(self, turn_id: str) -> None:
         """Ask a running turn to stop; its `run_turn` then ends within a grace time."""
 
-    async def close_thread(self, thread_id: str) -> None:
+    def close_thread(self, thread_id: str) -> None:
         """Let go of what a deleted session held."""
+
+    def warm_up(self) -> None:
+        """Begin what the first turn would wait for; a turn is likely to come."""
 
     async def stop(self) -> None:
         """End all child processes."""

@@ -20,6 +20,8 @@ A connection is always in one of these states, each with its own deadline:
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -38,7 +40,6 @@ from ..limits import (
     LINGER_TIMEOUT_S,
     MAX_CONNECTIONS,
     MAX_DRAINED_BODY_BYTES,
-    MAX_STREAM_BUFFER_BYTES,
     READ_BYTES,
     SWEEP_INTERVAL_S,
     WRITE_TIMEOUT_S,
@@ -153,14 +154,19 @@ class Stream:
             await self._connection.drain()
 
     def send(self, data: bytes) -> None:
-        """Write `data` without waiting. A reader whose unread bytes passed the bound is cut off."""
-        transport = self._transport
-        if transport.get_write_buffer_size() > MAX_STREAM_BUFFER_BYTES:
-            log.info("closed a stream whose reader is too slow")
-            transport.abort()
-        elif not transport.is_closing():
-            transport.write(data)
+        """Write `data` without waiting. Look at `unsent_bytes` before, or they grow without a bound."""
+        if not self._transport.is_closing():
+            self._transport.write(data)
             self.last_write = time.monotonic()
+
+    async def drain(self) -> None:
+        """Wait until the client has taken most of what was written."""
+        await self._connection.drain()
+
+    @property
+    def unsent_bytes(self) -> int:
+        """What was written and not yet taken by the client's side."""
+        return self._transport.get_write_buffer_size()
 
     @property
     def is_closed(self) -> bool:
@@ -169,6 +175,10 @@ class Stream:
     def close(self) -> None:
         """End the stream once what was sent is through."""
         self._transport.close()
+
+    def abort(self) -> None:
+        """End the stream now, with what the client has not taken."""
+        self._transport.abort()
 
     async def wait_closed(self) -> None:
         """Return when the client has left or the stream was closed."""
@@ -205,8 +215,15 @@ class HttpServer:
         return name[0], name[1]
 
     async def listen_unix(self, path: str) -> None:
-        """Listen on a unix socket at `path`."""
-        self._server = await asyncio.start_unix_server(self._connect, path, limit=READ_BYTES, backlog=512)
+        """Listen on a unix socket at `path`, for this user alone; one that nobody serves is replaced."""
+        if await _is_served(path):
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+        # The socket is made with these rights, rather than given them a moment later.
+        mask = os.umask(0o177)
+        try:
+            self._server = await asyncio.start_unix_server(self._connect, path, limit=READ_BYTES, backlog=512)
+        finally:
+            os.umask(mask)
         self._start_sweep()
 
     def stop_accepting(self) -> None:
@@ -314,7 +331,12 @@ class _Connection:
         """End the connection when its state has lasted too long; write a heartbeat when one is due."""
         if self.state is State.STREAM:
             stream = self._stream
-            if stream and stream.heartbeat and time.monotonic() - stream.last_write >= HEARTBEAT_S:
+            if (
+                stream
+                and stream.heartbeat
+                and not stream.unsent_bytes
+                and time.monotonic() - stream.last_write >= HEARTBEAT_S
+            ):
                 stream.send(stream.heartbeat)
         elif self.deadline is not None and now > self.deadline:
             if self.state in (State.HEAD, State.BODY):
@@ -493,6 +515,16 @@ class _Connection:
             await self._writer.drain()
             self.transport.write_eof()
         await self.wait_eof()
+
+
+async def _is_served(path: str) -> bool:
+    """Say whether somebody answers on a unix socket. Listening would take a live one away without a word."""
+    try:
+        _, writer = await asyncio.open_unix_connection(path)
+    except OSError:
+        return False
+    writer.close()
+    return True
 
 
 def is_loopback(host: str) -> bool:

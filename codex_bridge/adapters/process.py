@@ -1,7 +1,8 @@
 """Child processes: each in a process group of its own, ended as a group, its stderr kept for the post mortem.
 
-What it must never do: wait without a bound. A grandchild that holds a pipe keeps `Process.wait` from
-returning (cpython gh-119710), so every wait here has a time-out and ends in a KILL of the group.
+What it must never do: wait without a bound. A grandchild that holds a pipe keeps `Process.wait` from returning
+and stdout from ending (cpython gh-119710). So the death of the child is learnt from the event loop, and kills
+what is left of its group.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import cast
 
 from ..limits import CHILD_READ_BYTES, CHILD_STOP_STEP_S, STDERR_TAIL_BYTES
 
@@ -17,8 +19,9 @@ from ..limits import CHILD_READ_BYTES, CHILD_STOP_STEP_S, STDERR_TAIL_BYTES
 class ChildProcess:
     """A running child. Create it with `start`."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, exited: asyncio.Event) -> None:
         self._process = process
+        self._exited = exited
         self._stderr = bytearray()
         self._stderr_task = asyncio.create_task(self._keep_stderr(), name=f"stderr of {process.pid}")
 
@@ -27,7 +30,9 @@ class ChildProcess:
         cls, arguments: Sequence[str], environ: Mapping[str, str], cwd: str | None = None
     ) -> ChildProcess:
         """Start `arguments` with exactly `environ`; raise OSError when it cannot be run."""
-        process = await asyncio.create_subprocess_exec(
+        loop = asyncio.get_running_loop()
+        transport, protocol = await loop.subprocess_exec(
+            lambda: _Protocol(CHILD_READ_BYTES, loop),
             *arguments,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
@@ -35,9 +40,8 @@ class ChildProcess:
             env=dict(environ),
             cwd=cwd,
             start_new_session=True,
-            limit=CHILD_READ_BYTES,
         )
-        return cls(process)
+        return cls(asyncio.subprocess.Process(transport, protocol, loop), protocol.exited)
 
     @property
     def pid(self) -> int:
@@ -84,17 +88,12 @@ class ChildProcess:
         self._signal_group(signal.SIGKILL)
 
     def _signal_group(self, number: signal.Signals) -> bool:
-        """Signal the group; return False when nobody is left in it."""
-        try:
-            os.killpg(self._process.pid, number)
-        except (ProcessLookupError, PermissionError):
-            return False
-        return True
+        return _signal_group(self._process.pid, number)
 
     async def _wait(self) -> None:
         try:
             async with asyncio.timeout(CHILD_STOP_STEP_S):
-                await self._process.wait()
+                await self._exited.wait()
         except TimeoutError:
             pass  # the next, harder step follows
 
@@ -103,3 +102,32 @@ class ChildProcess:
         while chunk := await self._process.stderr.read(CHILD_READ_BYTES):
             self._stderr += chunk
             del self._stderr[:-STDERR_TAIL_BYTES]
+
+
+class _Protocol(asyncio.subprocess.SubprocessStreamProtocol):
+    """Tells the child's death when it happens, and not when the last holder of its pipes is gone."""
+
+    def __init__(self, limit: int, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(limit=limit, loop=loop)
+        self.exited = asyncio.Event()
+        self._pid: int | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        # Not checked by class: uvloop's transport is one in all but its ancestry.
+        self._pid = cast(asyncio.SubprocessTransport, transport).get_pid()
+
+    def process_exited(self) -> None:
+        super().process_exited()
+        if self._pid is not None:
+            _signal_group(self._pid, signal.SIGKILL)
+        self.exited.set()
+
+
+def _signal_group(group: int, number: signal.Signals) -> bool:
+    """Signal a process group; return False when nobody is left in it."""
+    try:
+        os.killpg(group, number)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True

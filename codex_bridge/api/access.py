@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import hmac
+import re
 from functools import lru_cache
 
 from ..adapters.http_server import Request
@@ -16,6 +17,7 @@ from ..errors import Forbidden, Unauthorized, UnsupportedMediaType
 from ..protocol.http_messages import Headers
 
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
+_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{1,5})?")
 _CORS_METHODS = "GET, POST, DELETE, OPTIONS"
 _CORS_HEADERS = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID"
 # How long a browser may remember the answer to a preflight.
@@ -30,7 +32,7 @@ class Access:
     ) -> None:
         self._hosts = _LOOPBACK_NAMES | {_bracketed(host.lower())} | {name.lower() for name in allowed_hosts}
         self._origins = origins
-        self._credential = f"Bearer {token}".encode() if token else None
+        self._token = token.encode() if token else None
 
     def check_host(self, request: Request) -> None:
         """Refuse a Host that is not a name of the bridge."""
@@ -40,7 +42,7 @@ class Access:
         local = request.local_host
         if local is None or name != _bracketed(local):
             raise Forbidden(
-                f"The Host {name[:80]!r} is not a name of this bridge; CODEX_BRIDGE_ALLOWED_HOSTS can add it.",
+                f"The Host {(request.header('host') or '')[:80]!r} is not a name of this bridge; CODEX_BRIDGE_ALLOWED_HOSTS can add it.",
                 code="host_not_allowed",
             )
 
@@ -61,10 +63,11 @@ class Access:
 
     def has_token(self, request: Request) -> bool:
         """Say whether the request brings the token, or none is asked for."""
-        if self._credential is None:
+        if self._token is None:
             return True
-        given = request.header("authorization") or ""
-        return hmac.compare_digest(given.encode("latin-1"), self._credential)
+        scheme, _, given = (request.header("authorization") or "").partition(" ")
+        is_equal = hmac.compare_digest(given.strip().encode("latin-1"), self._token)
+        return scheme.lower() == "bearer" and is_equal
 
     def check_token(self, request: Request) -> None:
         """Refuse a request without the token."""
@@ -96,11 +99,9 @@ def preflight_headers() -> Headers:
 
 @lru_cache(maxsize=256)
 def _host_name(host: str) -> str:
-    """Return a Host header without its port, in lower case."""
-    host = host.lower()
-    if host.startswith("["):
-        return host.partition("]")[0] + "]"
-    return host.partition(":")[0]
+    """Return a Host header without its port, in lower case; "" for what is no host and port."""
+    match = _HOST.fullmatch(host.lower())
+    return match[1] if match else ""
 
 
 def _bracketed(address: str) -> str:

@@ -59,7 +59,7 @@ class MessageRoutes:
 
     async def interrupt(self, request: Request) -> Response:
         live = self._sessions.get(request.path_values[0])
-        turn_id = await self._turns.interrupt(live)
+        turn_id = self._turns.interrupt(live)
         return replies.ok(turn_id=turn_id, session=live.session.to_brief_json())
 
 

@@ -59,15 +59,16 @@ class Router:
         return response
 
     async def _dispatch(self, request: Request, cors: Headers) -> Response | StreamResponse:
-        methods, values = self._match(request.path)
-        request.path_values = values
+        methods, request.path_values = self._match(request.path)
         method = "GET" if request.method == "HEAD" and "HEAD" not in methods else request.method
         route = methods.get(method)
-        if route is None and method == "OPTIONS":
+        if route is None and method == "OPTIONS" and methods:
             # A preflight brings no token by its nature, and tells nothing but the table's methods.
             return Response(204, b"", (("Allow", _allow(methods)), *(preflight_headers() if cors else ())))
         if route is None or not route.is_open:
             self._guard.check_token(request)
+        if not methods:
+            raise NotFound(f"There is nothing at {request.path[:200]!r}.")
         if route is None:
             allow = _allow(methods)
             raise MethodNotAllowed(f"{request.path} takes {allow}.", headers=(("Allow", allow),))
@@ -75,6 +76,7 @@ class Router:
         return await route.handler(request)
 
     def _match(self, path: str) -> tuple[dict[str, Route], tuple[str, ...]]:
+        """Return the routes of a path by method, and the values in it; no routes for an unknown path."""
         methods = self._fixed.get(path)
         if methods is not None:
             return methods, ()
@@ -89,7 +91,7 @@ class Router:
                         break
                 else:
                     return methods, tuple(values)
-        raise NotFound(f"There is nothing at {path[:200]!r}.")
+        return {}, ()
 
 
 def _allow(methods: dict[str, Route]) -> str:

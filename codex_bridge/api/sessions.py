@@ -8,6 +8,7 @@ from ..adapters.http_server import Request, Response
 from ..errors import InvalidField
 from ..limits import DEFAULT_PAGE, MAX_PAGE
 from ..model import SessionMode
+from ..runtime import Runtime
 from ..services.sessions import SessionService
 from ..services.turns import TurnService
 from ..workspace.paths import WorkspaceRoots
@@ -17,15 +18,21 @@ _CREATE_FIELDS = frozenset({"mode", "context", "workspace_root"})
 
 
 class SessionRoutes:
-    """`runtime` is what a session's JSON tells of its provider."""
+    """`runtime_json` is what a session's JSON tells of its provider."""
 
     def __init__(
-        self, sessions: SessionService, turns: TurnService, roots: WorkspaceRoots, runtime: dict[str, Any]
+        self,
+        sessions: SessionService,
+        turns: TurnService,
+        roots: WorkspaceRoots,
+        runtime: Runtime,
+        runtime_json: dict[str, Any],
     ) -> None:
         self._sessions = sessions
         self._turns = turns
         self._roots = roots
         self._runtime = runtime
+        self._runtime_json = runtime_json
 
     async def create(self, request: Request) -> Response:
         body = await fields.read_object(request, _CREATE_FIELDS)
@@ -34,7 +41,8 @@ class SessionRoutes:
             raise InvalidField("mode", f"mode: expected {' or '.join(SessionMode)}.")
         context = fields.object_field(body, "context")
         root = self._roots.choose(body.get("workspace_root"))
-        live = self._sessions.create(root, self._runtime, SessionMode(mode), context)
+        live = self._sessions.create(root, self._runtime_json, SessionMode(mode), context)
+        self._runtime.warm_up()
         return replies.ok(201, session=live.session.to_json())
 
     async def list(self, request: Request) -> Response:
@@ -49,11 +57,11 @@ class SessionRoutes:
         return replies.ok(session=live.session.to_json())
 
     async def delete(self, request: Request) -> Response:
-        await self._turns.delete_session(self._sessions.get(request.path_values[0]))
+        self._turns.delete_session(self._sessions.get(request.path_values[0]))
         return replies.ok(deleted=1)
 
     async def clear(self, request: Request) -> Response:
         found = self._sessions.all()
         for live in found:
-            await self._turns.delete_session(live)
+            self._turns.delete_session(live)
         return replies.ok(deleted=len(found))

@@ -13,6 +13,8 @@ from . import replies
 from .access import Access
 
 _SERVICE = "codex-bridge"
+# Right after the start the binary may still be asked for its version.
+_PREFLIGHT_WAIT_S = 2.0
 
 
 class StatusRoutes:
@@ -49,6 +51,7 @@ class StatusRoutes:
 
     async def info(self, request: Request) -> Response:
         """Tell what runs here and how it is set up."""
+        await self._preflight.settle(_PREFLIGHT_WAIT_S)
         return replies.ok(
             service=_SERVICE,
             version=__version__,

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from ..adapters.http_server import Request, Stream, StreamResponse
 from ..limits import MAX_STREAM_BUFFER_BYTES, STREAM_RETRY_MS
+from ..log import info
 from ..protocol import json_codec, sse
+from ..services.events import EventLog
 from ..services.sessions import LiveSession, SessionService
 from . import fields
 
@@ -38,25 +42,59 @@ async def _serve(stream: Stream, live: LiveSession, last_id: tuple[str, int] | N
         seq = last_id[1]
     else:
         seq = log.seq
-        start += _ready(live)
-    await stream.write(start)
-    while not stream.is_closed:
-        if not log.can_replay(log.epoch, seq):
-            # The log moved on while this client read: what it missed is gone, the whole session makes up for it.
-            seq = log.seq
-            await stream.write(_ready(live))
-            continue
-        data, seq = log.replay(seq, MAX_STREAM_BUFFER_BYTES // 4)
-        if not data:
-            break
-        await stream.write(data)
-    log.follow(stream.send, stream.close)
+        session = json_codec.encode({"session": live.session.to_json()})
+        start += sse.encode_event(log.epoch, seq, "session.ready", session)
+    reader = _Reader(stream, log, seq)
+    log.add(reader)
     try:
-        await stream.wait_closed()
+        await stream.write(start)
+        await reader.catch_up()
+        if not log.is_closed:
+            await stream.wait_closed()
     finally:
-        log.unfollow(stream.send)
+        log.remove(reader)
 
 
-def _ready(live: LiveSession) -> bytes:
-    data = json_codec.encode({"session": live.session.to_json()})
-    return sse.encode_event(live.log.epoch, live.log.seq, "session.ready", data)
+class _Reader:
+    """A stream that reads a log: live, or from the log while it is behind."""
+
+    def __init__(self, stream: Stream, log: EventLog, seq: int) -> None:
+        self._stream = stream
+        self._log = log
+        self._catching_up: asyncio.Task[None] | None = None
+        self.seq = seq
+        self.is_live = False
+
+    async def catch_up(self) -> None:
+        """Write what the log holds behind `seq`, as fast as the client reads; then be live."""
+        while not self._stream.is_closed:
+            if not self._log.can_replay(self._log.epoch, self.seq):
+                self.cut_off()
+                return
+            data, self.seq = self._log.replay(self.seq, MAX_STREAM_BUFFER_BYTES)
+            if not data:
+                self.is_live = True
+                return
+            await self._stream.write(data)
+
+    def send(self, data: bytes, seq: int) -> None:
+        if self._stream.unsent_bytes <= MAX_STREAM_BUFFER_BYTES:
+            self._stream.send(data)
+            self.seq = seq
+        else:
+            self.is_live = False
+            self._catching_up = asyncio.create_task(self._catch_up_again(), name="catch-up of a stream")
+
+    async def _catch_up_again(self) -> None:
+        try:
+            await self._stream.drain()
+            await self.catch_up()
+        except ConnectionError:
+            pass  # the client left; its stream ends where it waits for that
+
+    def cut_off(self) -> None:
+        info("closed a stream whose reader is too slow")
+        self._stream.abort()
+
+    def close(self) -> None:
+        self._stream.close()

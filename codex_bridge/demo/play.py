@@ -7,6 +7,7 @@ inside.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import json
 import os
@@ -18,7 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from .. import app, config, log
-from ..errors import ConfigError
+from ..errors import BridgeError, StartFailed
 from . import model
 
 PROMPT = "Create a hero section with a call-to-action."
@@ -38,9 +39,14 @@ def run(flags: dict[str, str], *, color: bool, stay: bool) -> int:
     _create_repository(workspace)
     try:
         return 0 if app.run(lambda: _run(flags, workspace, codex_home, _Screen(color), stay)) else 1
+    except BridgeError:
+        shutil.rmtree(workspace)
+        raise
     finally:
         # The workspace stays: it holds what the demo made.
         shutil.rmtree(codex_home, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            os.rmdir(scratch)
 
 
 def _create_repository(workspace: str) -> None:
@@ -67,7 +73,7 @@ async def _run(flags: dict[str, str], workspace: str, codex_home: str, screen: _
     loaded = config.load(environ, flags)
     log.set_level(loaded.log_level)
     if loaded.codex_bin is None:
-        raise ConfigError("No Codex was found: `./cmd.sh demo` installs one, or set CODEX_BIN.")
+        raise StartFailed("No Codex was found: `./cmd.sh demo` installs one, or set CODEX_BIN.")
 
     async def during(address: str) -> bool:
         played = await asyncio.to_thread(_play, address, workspace, screen)

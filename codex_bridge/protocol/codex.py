@@ -20,6 +20,8 @@ MINIMUM_VERSION = (0, 160, 0)
 _OVERRIDES = (
     "features.shell_snapshot=false",
     "check_for_update_on_startup=false",
+    # A thread that is closed gives its memory back at once (1.1 MB each); by default it stays loaded.
+    "thread_unload_delay_secs=0",
     # Without this /tmp, which all users share, would be writable; $TMPDIR, the bridge's own, stays so.
     "sandbox_workspace_write.exclude_slash_tmp=true",
 )

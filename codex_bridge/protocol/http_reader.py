@@ -280,6 +280,9 @@ class BodyReader:
         if self._trailer_bytes > MAX_HEAD_BYTES:
             raise HeadersTooLarge(f"The trailers are longer than {MAX_HEAD_BYTES} bytes.")
         self.done = end == 0
+        line = buffer[:end].decode("latin-1")
+        if line and not _FIELD_LINE.fullmatch(line):
+            raise MalformedRequest(f"This is no trailer line: {line[:60]!r}.")
         del buffer[: end + 2]
         return True
 

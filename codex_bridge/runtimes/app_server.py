@@ -69,7 +69,7 @@ class AppServerRuntime:
             del self._runs[request.turn_id]
             if self._threads.get(run.thread_id) is run:
                 del self._threads[run.thread_id]
-            await self._close_surplus_threads()
+            self._close_surplus_threads()
 
     async def interrupt(self, turn_id: str) -> None:
         """Ask Codex to stop a turn; replace a child that does not within the grace time."""
@@ -95,14 +95,21 @@ class AppServerRuntime:
             log.warning("a turn did not stop within %g s; Codex is restarted", INTERRUPT_GRACE_S)
             run.client.kill()
 
-    async def close_thread(self, thread_id: str) -> None:
+    def close_thread(self, thread_id: str) -> None:
         """Let the child forget a thread; its files stay Codex's own."""
         if thread_id in self._loaded and self._client is not None and self._client.is_alive:
             del self._loaded[thread_id]
-            try:
-                await self._client.call("thread/unsubscribe", {"threadId": thread_id})
-            except CodexFailed as problem:
-                log.debug("a thread was not closed: %s", problem.message)
+            self._client.send("thread/unsubscribe", {"threadId": thread_id})
+
+    def warm_up(self) -> None:
+        """Begin to start the child, so that the first turn need not wait for it."""
+        if (
+            self._command is not None
+            and self._client is None
+            and self._starting is None
+            and not self._stopping
+        ):
+            self._begin_start()
 
     async def stop(self) -> None:
         """End the child; turns that still run fail."""
@@ -132,11 +139,13 @@ class AppServerRuntime:
             return self._client
         if self._stopping:
             raise CodexFailed("The bridge is shutting down.", code="shutting_down")
-        if self._starting is None:
-            self._starting = asyncio.create_task(self._start_client(), name="start of codex")
-            self._starting.add_done_callback(self._on_start_done)
         # Shielded: one turn that gives up must not take the start away from the others.
-        return await asyncio.shield(self._starting)
+        return await asyncio.shield(self._starting or self._begin_start())
+
+    def _begin_start(self) -> asyncio.Task[AppServerClient]:
+        self._starting = asyncio.create_task(self._start_client(), name="start of codex")
+        self._starting.add_done_callback(self._on_start_done)
+        return self._starting
 
     async def _start_client(self) -> AppServerClient:
         if self._command is None:
@@ -217,12 +226,12 @@ class AppServerRuntime:
         await client.call("thread/start", codex.thread_params(request), on_result=on_result)
         run.emit({"type": "thread.started", "thread_id": run.thread_id, "resumed": False})
 
-    async def _close_surplus_threads(self) -> None:
+    def _close_surplus_threads(self) -> None:
         while len(self._loaded) > MAX_LOADED_THREADS:
             resting = next((thread for thread in self._loaded if thread not in self._threads), None)
             if resting is None:
                 return
-            await self.close_thread(resting)
+            self.close_thread(resting)
 
 
 class _Run:

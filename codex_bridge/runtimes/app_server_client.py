@@ -90,6 +90,12 @@ class AppServerClient:
         finally:
             self._pending.pop(request_id, None)
 
+    def send(self, method: str, params: dict[str, Any]) -> None:
+        """Call a method whose answer nobody waits for."""
+        if self.is_alive and self._child is not None:
+            self._last_id += 1
+            self._child.write(jsonrpc.encode_request(self._last_id, method, params))
+
     def kill(self) -> None:
         """End a wedged child at once, with its group."""
         if self._child is not None:

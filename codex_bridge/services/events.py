@@ -2,8 +2,8 @@
 
 Each event is encoded once, for all its readers. Events that follow each other closely are gathered and
 written together; the first after a quiet moment goes out at once. Adjacent deltas of one item that wait in
-the same moment become one delta. The log is bounded in bytes; a resume from before its beginning starts over
-with `session.ready`.
+the same moment become one delta. The log is bounded in bytes, and it is all that is kept for slow readers: one
+that lags reads from it, and one that lags behind its beginning is cut off.
 """
 
 from __future__ import annotations
@@ -11,45 +11,58 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
-from ..limits import GATHER_S, MAX_IDLE_LOG_BYTES, MAX_LOG_BYTES
+from ..limits import GATHER_S, LOG_REST_S, MAX_IDLE_LOG_BYTES, MAX_LOG_BYTES, MIN_LOG_EVENTS
 from ..protocol import json_codec, sse
 
-Send = Callable[[bytes], None]
+
+class Reader(Protocol):
+    """One who reads a log. `seq` is the last event it was given."""
+
+    seq: int
+    # Whether it takes events as they come; one that does not reads them with `replay`.
+    is_live: bool
+
+    def send(self, data: bytes, seq: int) -> None:
+        """Take encoded events up to `seq`, at once."""
+
+    def cut_off(self) -> None:
+        """Learn that what comes next is no longer there."""
+
+    def close(self) -> None:
+        """Learn that nothing more comes."""
 
 
 class EventLog:
     """The numbered events of one session.
 
-    `seq` is the number of the last event; `epoch` names this numbering. A follower is a function that takes
-    encoded events and returns at once.
+    `seq` is the number of the last event; `epoch` names this numbering.
     """
 
     __slots__ = (
-        "_delta", "_delta_texts", "_entries", "_flush_due", "_followers", "_last_flush", "_loop", "_size",
-        "_unsent", "epoch", "on_close", "seq",
+        "_delta", "_delta_texts", "_entries", "_flush_due", "_last_delta_item", "_last_flush", "_loop", "_readers", "_size", "_unsent",
+        "epoch", "is_closed", "seq",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.epoch = os.urandom(4).hex()
         self.seq = 0
-        # Called for each follower when the log ends, with nothing more to come.
-        self.on_close: dict[Send, Callable[[], None]] = {}
+        self.is_closed = False
         self._loop = asyncio.get_running_loop()
         self._entries: deque[bytes] = deque()
         self._size = 0
         self._unsent: list[bytes] = []
-        self._followers: list[Send] = []
+        self._readers: list[Reader] = []
         # The delta that is still open for more text: its data, and its text so far.
         self._delta: dict[str, Any] | None = None
         self._delta_texts: list[str] = []
+        self._last_delta_item = ""
         self._flush_due: asyncio.Handle | None = None
         self._last_flush = 0.0
 
     def append(self, name: str, data: dict[str, Any]) -> None:
-        """Add an event; it reaches the followers in the same turn of the loop, or at the end of a burst."""
+        """Add an event; it reaches the readers in the same turn of the loop, or at the end of a burst."""
         self._close_delta()
         self._encode(name, data)
         self._schedule_flush()
@@ -65,25 +78,36 @@ class EventLog:
             self._close_delta()
         self._delta = data
         self._delta_texts = [event["delta"]]
+        if event["item_id"] != self._last_delta_item:
+            # The first delta of an answer never waits, whatever came just before it.
+            self._last_delta_item = event["item_id"]
+            self._last_flush = 0.0
+            if self._flush_due is not None:
+                self._flush_due.cancel()
+                self._flush_due = None
         self._schedule_flush()
 
     def flush(self) -> None:
-        """Write what was gathered to all followers: one write for each."""
+        """Write what was gathered to all live readers: one write for each."""
         if self._flush_due is not None:
             self._flush_due.cancel()
             self._flush_due = None
         self._close_delta()
-        if self._unsent:
-            self._last_flush = self._loop.time()
-            data = b"".join(self._unsent)
-            self._unsent.clear()
-            for send in self._followers:
-                send(data)
+        if not self._unsent:
+            return
+        self._last_flush = self._loop.time()
+        data = b"".join(self._unsent)
+        self._unsent.clear()
+        first = self.seq - len(self._entries)
+        for reader in list(self._readers):
+            if reader.is_live:
+                reader.send(data, self.seq)
+            elif reader.seq < first:
+                reader.cut_off()
 
-    def trim(self) -> None:
-        """Keep the little that a resting session's readers may still ask for."""
-        self.flush()
-        self._trim(MAX_IDLE_LOG_BYTES)
+    def rest(self) -> None:
+        """Keep only a little once nothing has happened for a while."""
+        self._loop.call_later(LOG_REST_S, self._trim_after_rest, self.seq)
 
     def can_replay(self, epoch: str, seq: int) -> bool:
         """Say whether all events behind `seq` are still here."""
@@ -102,22 +126,20 @@ class EventLog:
             size += len(self._entries[index])
         return b"".join(pieces), seq + len(pieces)
 
-    def follow(self, send: Send, on_close: Callable[[], None]) -> None:
-        """Send all later events to `send`; call `on_close` when the log ends."""
-        self.flush()
-        self._followers.append(send)
-        self.on_close[send] = on_close
+    def add(self, reader: Reader) -> None:
+        """Count `reader` among those who read; one that is live has had all events so far."""
+        self._readers.append(reader)
 
-    def unfollow(self, send: Send) -> None:
-        """Stop sending to `send`."""
-        self._followers.remove(send)
-        del self.on_close[send]
+    def remove(self, reader: Reader) -> None:
+        """Forget `reader`."""
+        self._readers.remove(reader)
 
     def close(self) -> None:
-        """Tell the followers that nothing more comes."""
+        """Tell the readers that nothing more comes."""
+        self.is_closed = True
         self.flush()
-        for on_close in list(self.on_close.values()):
-            on_close()
+        for reader in list(self._readers):
+            reader.close()
 
     def _close_delta(self) -> None:
         if self._delta is not None:
@@ -132,13 +154,16 @@ class EventLog:
         self._entries.append(entry)
         self._size += len(entry)
         self._trim(MAX_LOG_BYTES)
-        if self._followers:
+        if self._readers:
             self._unsent.append(entry)
 
     def _trim(self, limit: int) -> None:
-        # The last event stays whatever its size: a reader that was cut off in it must get it.
-        while self._size > limit and len(self._entries) > 1:
+        while self._size > limit and len(self._entries) > MIN_LOG_EVENTS:
             self._size -= len(self._entries.popleft())
+
+    def _trim_after_rest(self, seq: int) -> None:
+        if seq == self.seq:
+            self._trim(MAX_IDLE_LOG_BYTES)
 
     def _schedule_flush(self) -> None:
         if self._flush_due is None:

@@ -78,8 +78,6 @@ def check_auth_mode(settings: ProviderSettings) -> AuthMode:
 def resolve_upstream(settings: ProviderSettings) -> Upstream | None:
     """Return the upstream, None when Codex uses its own sign-in and service; raise `ConfigError`."""
     mode = check_auth_mode(settings)
-    if mode is AuthMode.CHATGPT:
-        return None
     base_url = settings.base_url or PROVIDERS[settings.provider].base_url
     if base_url is None:
         raise ConfigError(
@@ -87,6 +85,8 @@ def resolve_upstream(settings: ProviderSettings) -> Upstream | None:
             "expected one such as https://models.example.com/v1."
         )
     origin, path = parse_base_url(base_url)
+    if mode is AuthMode.CHATGPT:
+        return None
     return Upstream(origin, path, settings.api_key if mode is AuthMode.API_KEY else None, settings.model)
 
 

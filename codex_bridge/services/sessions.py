@@ -19,9 +19,9 @@ class LiveSession:
     session: Session
     log: EventLog = field(default_factory=EventLog)
 
-    def emit(self, name: str, **more: Any) -> None:
+    def emit(self, name: str) -> None:
         """Append an event that carries the session."""
-        self.log.append(name, {"session": self.session.to_brief_json(), **more})
+        self.log.append(name, {"session": self.session.to_brief_json()})
 
 
 class SessionService:

@@ -12,7 +12,7 @@ from typing import Any
 
 from .. import log
 from ..errors import Conflict
-from ..limits import MAX_RECENT_EVENT_BYTES
+from ..limits import MAX_RECENT_EVENT_CHARACTERS
 from ..model import Message, Role, SessionStatus, new_id, now_ms
 from ..runtime import Event, Failure, Runtime, TurnOutcome, TurnRequest, TurnStatus
 from .executor import Job, TurnExecutor
@@ -109,7 +109,7 @@ class TurnService:
         self._store_message(live, Message(new_id("m"), Role.USER, text, turn_id, now_ms(), attachments))
         return turn_id, self._executor.submit(turn.job)
 
-    async def interrupt(self, live: LiveSession) -> str:
+    def interrupt(self, live: LiveSession) -> str:
         """Stop the session's running or waiting turn and return its id; raise `Conflict` when there is none.
 
         A running turn ends a moment later, told by its `session.interrupted`.
@@ -120,7 +120,7 @@ class TurnService:
         self._interrupt(turn)
         return turn.id
 
-    async def delete_session(self, live: LiveSession) -> None:
+    def delete_session(self, live: LiveSession) -> None:
         """Interrupt what runs, forget the session and its thread."""
         turn = self._turns.get(live.session.id)
         if turn is not None:
@@ -129,7 +129,7 @@ class TurnService:
         self._sessions.delete(live)
         self._gateway.close(live.session.id)
         if live.session.thread_id is not None and turn is None:
-            await self._runtime.close_thread(live.session.thread_id)
+            self._runtime.close_thread(live.session.thread_id)
 
     async def stop(self, grace_s: float) -> None:
         """Take no more turns, interrupt those in progress, and wait `grace_s` seconds for their end."""
@@ -176,7 +176,7 @@ class TurnService:
         if turn.interrupting is not None:
             await asyncio.wait([turn.interrupting])
         if turn.deleted and turn.live.session.thread_id is not None:
-            await self._runtime.close_thread(turn.live.session.thread_id)
+            self._runtime.close_thread(turn.live.session.thread_id)
 
     def _on_timeout(self, turn: _Turn) -> None:
         turn.timed_out = True
@@ -236,12 +236,12 @@ class TurnService:
         event = {"type": "turn.completed", "status": outcome.status, "error": error, "usage": session.usage}
         self._append_event(live, {"session_id": session.id, "turn_id": turn.id, "event": event})
         live.emit(_FINAL_EVENTS[outcome.status])
-        live.log.trim()
+        live.log.rest()
 
     def _store_message(self, live: LiveSession, message: Message) -> None:
         live.session.messages.append(message)
         live.session.updated_at = message.created_at
-        live.emit("session.message", message=message.to_json())
+        live.emit("session.message")
 
     def _append_event(self, live: LiveSession, data: dict[str, Any]) -> None:
         live.log.append("session.event", data)
@@ -250,8 +250,8 @@ class TurnService:
 
 def _shortened(value: Any) -> Any:
     """Return a JSON value with its long texts cut: a session's JSON is read often."""
-    if isinstance(value, str) and len(value) > MAX_RECENT_EVENT_BYTES:
-        return value[:MAX_RECENT_EVENT_BYTES] + f"... [{len(value)} characters]"
+    if isinstance(value, str) and len(value) > MAX_RECENT_EVENT_CHARACTERS:
+        return value[:MAX_RECENT_EVENT_CHARACTERS] + f"... [{len(value)} characters]"
     if isinstance(value, dict):
         return {key: _shortened(item) for key, item in value.items()}
     if isinstance(value, list):
