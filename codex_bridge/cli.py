@@ -59,7 +59,7 @@ def _version(_: argparse.Namespace) -> int:
 
 def _with_default_command(arguments: list[str]) -> list[str]:
     """Return `arguments` with `serve` in front when they name no command."""
-    if arguments and (not arguments[0].startswith("-") or arguments[0] in ("-h", "--help")):
+    if arguments and (not arguments[0].startswith("-") or arguments[0] in ("-h", "--help", "--version")):
         return arguments
     return ["serve", *arguments]
 

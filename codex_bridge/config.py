@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .errors import ConfigError
-from .log import LEVELS
+from .log import LEVELS, printable
 
 SANDBOX_MODES = ("workspace-write", "read-only", "danger-full-access")
 RUNTIME_KINDS = ("app_server_adapter",)
@@ -26,6 +26,8 @@ _PASSED_ON = frozenset({
     "PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TERM", "CODEX_HOME",
     "SSL_CERT_FILE", "SSL_CERT_DIR", "XDG_RUNTIME_DIR",
 })  # fmt: skip
+# Never passed on, whoever asks for it.
+_SECRET_VARIABLES = frozenset({"CODEX_BRIDGE_TOKEN", "CODEX_PROVIDER_API_KEY", "OPENAI_API_KEY"})
 # Needed where Codex itself calls out (chatgpt sign-in); they may hold a password, so only there.
 _PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 # Where systemd's LoadCredential= puts the token.
@@ -112,6 +114,19 @@ def _origins(text: str) -> frozenset[str]:
     return origins
 
 
+def _credential(text: str) -> str:
+    if not text or not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError
+    return text
+
+
+def _variable_names(text: str) -> tuple[str, ...]:
+    names = _name_set(text)
+    if names & _SECRET_VARIABLES:
+        raise ValueError
+    return tuple(sorted(names))
+
+
 def _directory(text: str) -> str:
     path = os.path.realpath(os.path.expanduser(text))
     if not os.path.isdir(path):
@@ -179,8 +194,8 @@ SETTINGS: tuple[Setting, ...] = (
             _choice(AUTH_MODES)),
     Setting("base_url", ("CODEX_PROVIDER_API_BASE_URL",), None, "http(s)://host[:port][/path]",
             "Base URL of the provider's API. Default: the provider's own, where it has one."),
-    Setting("api_key", ("CODEX_PROVIDER_API_KEY", "OPENAI_API_KEY"), None, "printable ASCII characters",
-            "The provider's key. It never leaves the bridge but to the provider.", is_secret=True),
+    Setting("api_key", ("CODEX_PROVIDER_API_KEY", "OPENAI_API_KEY"), None, "printable ASCII characters without spaces",
+            "The provider's key. It never leaves the bridge but to the provider.", _credential, is_secret=True),
     Setting("default_model", ("CODEX_DEFAULT_MODEL",), None, "a model name",
             "The model. Default: Codex's own default."),
     Setting("upstream_connect_timeout_ms", ("CODEX_UPSTREAM_CONNECT_TIMEOUT_MS",), "10000", _MILLISECONDS,
@@ -189,9 +204,9 @@ SETTINGS: tuple[Setting, ...] = (
             "Silence of the provider after which a request fails.", _whole_number(1, _DAY_MS)),
     Setting("shutdown_timeout_ms", ("CODEX_BRIDGE_SHUTDOWN_TIMEOUT_MS",), "10000", _MILLISECONDS,
             "Time that interrupted turns get to end when the bridge stops.", _whole_number(1, _DAY_MS)),
-    Setting("codex_environment", ("CODEX_BRIDGE_PASS_ENVIRONMENT",), "", "names of variables, by comma",
+    Setting("codex_environment", ("CODEX_BRIDGE_PASS_ENVIRONMENT",), "", "names of variables that hold no secret of the bridge, by comma",
             "Variables that Codex and its commands may see besides PATH, HOME, LANG and their like.",
-            lambda text: tuple(sorted(_name_set(text)))),
+            _variable_names),
     Setting("temporary_directory", ("TMPDIR",), "/tmp", "an existing directory",
             "Where the bridge makes its scratch directory for Codex's temporary files.", _directory),
     Setting("log_level", ("CODEX_BRIDGE_LOG_LEVEL",), "info", ", ".join(LEVELS),
@@ -205,10 +220,12 @@ def load(environ: Mapping[str, str] = os.environ, flags: Mapping[str, str] | Non
         setting.field: _read(setting, environ, (flags or {}).get(setting.field)) for setting in SETTINGS
     }
     values["token"] = _read_token(environ, values["token"])
-    key = values["api_key"]
-    if key is not None and (not key.isascii() or not key.isprintable() or " " in key):
-        raise ConfigError("CODEX_PROVIDER_API_KEY: expected printable ASCII characters without spaces.")
-    values["workspace_roots"] = values["workspace_roots"] or (values["workspace_root"],)
+    root, roots = values["workspace_root"], values["workspace_roots"]
+    if roots and not any(root == each or root.startswith(each.rstrip("/") + "/") for each in roots):
+        raise ConfigError(
+            f"CODEX_WORKSPACE_ROOT={printable(root)}: expected a directory in CODEX_WORKSPACE_ROOTS."
+        )
+    values["workspace_roots"] = roots or (root,)
     if values["codex_bin"] is None:
         values["codex_bin"] = find_codex(environ)
     return Config(**values)
@@ -225,7 +242,7 @@ def _read(setting: Setting, environ: Mapping[str, str], flag_value: str | None) 
     try:
         return setting.parse(text)
     except ValueError:
-        shown = "[hidden]" if setting.is_secret else text
+        shown = "[hidden]" if setting.is_secret else printable(text)
         raise ConfigError(f"{name}={shown}: expected {setting.expected}.") from None
 
 
@@ -248,9 +265,10 @@ def _read_token(environ: Mapping[str, str], token: str | None) -> str | None:
         except (OSError, UnicodeError) as problem:
             reason = getattr(problem, "strerror", None) or "it is not text"
             raise ConfigError(f"{name}: expected a file with the token, but {reason}.") from None
-    if not token or not token.isascii() or not token.isprintable() or " " in token:
-        raise ConfigError(f"{name}: expected printable ASCII characters without spaces.")
-    return token
+    try:
+        return _credential(token)
+    except ValueError:
+        raise ConfigError(f"{name}: expected printable ASCII characters without spaces.") from None
 
 
 def find_codex(environ: Mapping[str, str]) -> str | None:

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
+# A field's name comes from outside; a longer one is no name.
+_MAX_FIELD_CHARACTERS = 80
+
 
 class BridgeError(Exception):
     """The root. `details` are further fields of the error reply, `headers` further reply headers."""
@@ -104,7 +107,7 @@ class InvalidField(BridgeError):
     code = "invalid_field"
 
     def __init__(self, field: str, message: str) -> None:
-        super().__init__(message, field=field)
+        super().__init__(message, field=field[:_MAX_FIELD_CHARACTERS])
 
 
 class HeadersTooLarge(BridgeError):

@@ -10,6 +10,8 @@ MAX_HEAD_BYTES = 32 * KIB
 MAX_HEADER_COUNT = 100
 # A long prompt with a large context fits. Files are uploaded, not sent inside JSON.
 MAX_BODY_BYTES = 8 * MIB
+# What a session holds is encoded again and again; encoders give up at some hundred levels.
+MAX_JSON_DEPTH = 64
 # One chunk-size line with extensions; anything longer is an attack or a bug.
 MAX_CHUNK_LINE_BYTES = 256
 # A client that polls sends the same head again and again: short ones are read once and remembered.
@@ -92,6 +94,8 @@ MAX_RESTART_BACKOFF_S = 30.0
 HEALTHY_AFTER_S = 10.0
 # Threads kept open in Codex; beyond it the one used longest ago is closed and resumed when needed.
 MAX_LOADED_THREADS = 32
+# After Codex's death, for its last output; a grandchild may hold the pipe for ever.
+LAST_OUTPUT_S = 1.0
 # Retries that Codex makes after a broken stream or an upstream that is busy, about 1 s apart.
 STREAM_RETRIES = 4
 # `codex --version` answers at once; a binary that does not is not Codex.

@@ -31,10 +31,16 @@ def hide(secret: str | None) -> None:
 
 def redact(text: str) -> str:
     """Return `text` without the registered secrets."""
-    for secret in _secrets:
+    # The longest first: one may be the beginning of another.
+    for secret in sorted(_secrets, key=len, reverse=True):
         if secret in text:
             text = text.replace(secret, "[hidden]")
     return text
+
+
+def printable(text: str) -> str:
+    """Return `text` on one line: a newline or an escape sequence from outside must not forge or colour it."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def debug(message: str, *values: object) -> None:
@@ -57,8 +63,7 @@ def _write(level: str, message: str, values: tuple[object, ...]) -> None:
     if LEVELS[level] < _threshold:
         return
     text = redact(message % values if values else message)
-    # A newline or an escape sequence from outside must not forge or colour a line.
-    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    text = printable(text)
     stamp = time.strftime("%Y-%m-%dT%H:%M:%S")
     try:
         sys.stderr.write(f"{stamp} {level:<7} {text}\n")

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from ..errors import MalformedRequest, UpstreamFailed
+from ..errors import BridgeError, UpstreamFailed
 from ..limits import (
     MAX_ERROR_BODY_BYTES,
     MAX_IDLE_UPSTREAM_CONNECTIONS,
@@ -51,6 +52,7 @@ class HttpClient:
         self._connect_timeout_s = connect_timeout_s
         self._idle_timeout_s = idle_timeout_s
         self._idle: dict[Origin, deque[_Connection]] = {}
+        self._tls: ssl.SSLContext | None = None
 
     async def request(
         self, origin: Origin, method: str, target: str, headers: Headers, body: bytes
@@ -60,7 +62,7 @@ class HttpClient:
         Raises `UpstreamFailed` with the code upstream_unreachable, upstream_timeout or upstream_disconnected.
         """
         data = encode_request_head(method, target, (*headers, ("Content-Length", str(len(body))))) + body
-        resting = self._take_idle(origin)
+        resting = await self._take_idle(origin)
         if resting is not None:
             try:
                 return ClientResponse(await resting.send(method, data), resting, self)
@@ -86,37 +88,38 @@ class HttpClient:
         if len(resting) > MAX_IDLE_UPSTREAM_CONNECTIONS:
             resting.popleft().close()
 
-    def _take_idle(self, origin: Origin) -> _Connection | None:
+    async def _take_idle(self, origin: Origin) -> _Connection | None:
         resting = self._idle.get(origin)
         while resting:
             connection = resting.pop()
-            if connection.is_usable():
+            if await connection.wake():
                 return connection
             connection.close()
         return None
 
     async def _connect(self, origin: Origin) -> _Connection:
-        context = None
-        if origin.scheme == "https":
-            import ssl
-
-            context = ssl.create_default_context()
         try:
             async with asyncio.timeout(self._connect_timeout_s):
                 reader, writer = await asyncio.open_connection(
-                    origin.host, origin.port, ssl=context, limit=READ_BYTES
+                    origin.host, origin.port, ssl=self._tls_context(origin), limit=READ_BYTES
                 )
         except TimeoutError:
             raise UpstreamFailed(
                 f"The upstream {origin} did not accept a connection within {self._connect_timeout_s:g} s.",
                 code="upstream_timeout", status=504,
             ) from None  # fmt: skip
-        except OSError as problem:
-            reason = problem.strerror or str(problem)
+        except (OSError, UnicodeError) as problem:
+            reason = getattr(problem, "strerror", None) or str(problem)
             raise UpstreamFailed(
                 f"The upstream {origin} cannot be reached: {reason}.", code="upstream_unreachable"
             ) from None
         return _Connection(origin, reader, writer, self._idle_timeout_s)
+
+    def _tls_context(self, origin: Origin) -> ssl.SSLContext | None:
+        """Return the settings of a TLS connection: the system's certificates, read once."""
+        if origin.scheme == "https" and self._tls is None:
+            self._tls = ssl.create_default_context()
+        return self._tls if origin.scheme == "https" else None
 
 
 class ClientResponse:
@@ -133,7 +136,7 @@ class ClientResponse:
         assert connection is not None
         body = BodyReader(self.head.framing)
         while not body.done:
-            piece = body.take(connection.buffer)
+            piece = connection.take(body)
             if piece:
                 yield piece
             elif not body.done and not await connection.read() and not body.end():
@@ -181,6 +184,9 @@ class _Connection:
         self._heads = HeadReader()
         self._last_activity = self._loop.time()
         self._timed_out = False
+        self._is_waiting = False
+        # While it rests: done when the upstream closes, or says something that nobody asked for.
+        self._watch: asyncio.Task[bytes] | None = None
         self.has_answered = False
         self._timer: asyncio.TimerHandle | None = None
 
@@ -195,6 +201,7 @@ class _Connection:
         if self._timer is None:
             self._timer = self._loop.call_later(self._idle_timeout_s, self._check_idle)
         try:
+            self._is_waiting = True
             self._writer.write(data)
             # A peer may answer before it closes: what it said is read below.
             with contextlib.suppress(ConnectionError):
@@ -213,25 +220,37 @@ class _Connection:
                     if head.status >= 200:
                         return head
                     continue
-            except MalformedRequest as problem:
-                raise UpstreamFailed(
-                    f"The upstream {self.origin} does not speak HTTP: {problem.message}"
-                ) from None
+            except BridgeError as problem:
+                raise self._not_http(problem) from None
             if not await self.read():
                 raise self.disconnected("before it answered")
 
+    def take(self, body: BodyReader) -> bytes:
+        """Return the next piece of the body from the buffer; raise `UpstreamFailed`."""
+        try:
+            return body.take(self.buffer)
+        except BridgeError as problem:
+            raise self._not_http(problem) from None
+
+    def _not_http(self, problem: BridgeError) -> UpstreamFailed:
+        return UpstreamFailed(f"The upstream {self.origin} does not speak HTTP: {problem.message}")
+
     async def read(self) -> bool:
         """Take more bytes into the buffer; return False at the end. Raises `UpstreamFailed`."""
+        # Silence counts only while it is waited for: a slow reader of the answer is not the upstream's fault.
+        self._last_activity = self._loop.time()
+        self._is_waiting = True
         try:
             data = await self._reader.read(READ_BYTES)
         except OSError:
             data = b""
+        finally:
+            self._is_waiting = False
         if self._timed_out:
             raise UpstreamFailed(
                 f"The upstream {self.origin} sent nothing for {self._idle_timeout_s:g} s.",
                 code="upstream_timeout", status=504,
             )  # fmt: skip
-        self._last_activity = self._loop.time()
         self._heads.feed(data)
         self.has_answered = self.has_answered or bool(data)
         return bool(data)
@@ -243,24 +262,36 @@ class _Connection:
 
     def _check_idle(self) -> None:
         left = self._last_activity + self._idle_timeout_s - self._loop.time()
-        if left > 0:
-            self._timer = self._loop.call_later(left, self._check_idle)
+        if left > 0 or not self._is_waiting:
+            self._timer = self._loop.call_later(max(left, self._idle_timeout_s / 10), self._check_idle)
         else:
             self._timed_out = True
             self._writer.transport.abort()
 
     def rest(self) -> None:
-        """Stop the watch on silence: a resting connection is silent."""
+        """Wait for the next request. A resting connection is silent, or no longer usable."""
+        self._stop_timer()
+        self._last_activity = self._loop.time()
+        self._watch = asyncio.create_task(self._reader.read(1), name="watch of a resting connection")
+
+    async def wake(self) -> bool:
+        """Stop resting; return whether the connection can be used again."""
+        rested_s = self._loop.time() - self._last_activity
+        assert self._watch is not None
+        is_silent = not self._watch.done()
+        self._watch.cancel()
+        await asyncio.wait([self._watch])
+        if not self._watch.cancelled():
+            self._watch.exception()  # retrieved: that the connection broke is all there is to know
+        return is_silent and rested_s < UPSTREAM_IDLE_REUSE_S and not self._writer.transport.is_closing()
+
+    def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._last_activity = self._loop.time()
-
-    def is_usable(self) -> bool:
-        rested_s = self._loop.time() - self._last_activity
-        closed = self._reader.at_eof() or self._writer.transport.is_closing()
-        return not closed and rested_s < UPSTREAM_IDLE_REUSE_S
 
     def close(self) -> None:
-        self.rest()
+        self._stop_timer()
+        if self._watch is not None:
+            self._watch.cancel()
         self._writer.transport.abort()

@@ -20,6 +20,7 @@ A connection is always in one of these states, each with its own deadline:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import socket
@@ -148,6 +149,8 @@ class Stream:
 
     async def write(self, data: bytes) -> None:
         """Write `data` and wait while the client reads too slowly."""
+        if self._transport.is_closing():
+            raise ConnectionResetError("the client left")
         if data:
             self._transport.write(encode_chunk(data) if self._chunked else data)
             self.last_write = time.monotonic()
@@ -174,7 +177,7 @@ class Stream:
 
     def close(self) -> None:
         """End the stream once what was sent is through."""
-        self._transport.close()
+        self._connection.end()
 
     def abort(self) -> None:
         """End the stream now, with what the client has not taken."""
@@ -266,7 +269,7 @@ class HttpServer:
             log.error("a connection ended by %s: %s", type(problem).__name__, problem)
         finally:
             self._connections.discard(connection)
-            writer.transport.close()
+            connection.end()
 
     async def answer(self, request: Request) -> Response | StreamResponse:
         """Ask the handler, and turn what it raises into a reply."""
@@ -300,8 +303,8 @@ class _Connection:
     """One client: reads requests one after the other and writes the answers in order."""
 
     __slots__ = (
-        "_body", "_body_deadline", "_continue", "_loop", "_reader", "_server", "_stream", "_times", "_writer",
-        "deadline", "heads", "state", "task", "transport",
+        "_body", "_body_deadline", "_continue", "_is_broken", "_loop", "_reader", "_server", "_stream", "_times",
+        "_unsent", "_writer", "deadline", "heads", "state", "task", "transport",
     )  # fmt: skip
 
     def __init__(
@@ -319,6 +322,8 @@ class _Connection:
         self._body_deadline: float | None = None
         self._continue = False
         self._stream: Stream | None = None
+        self._unsent = 0
+        self._is_broken = False
         self.state = State.IDLE
         self.deadline: float | None = None
         self._enter(State.IDLE, self._times.idle)
@@ -330,23 +335,38 @@ class _Connection:
     def check_deadline(self, now: float) -> None:
         """End the connection when its state has lasted too long; write a heartbeat when one is due."""
         if self.state is State.STREAM:
-            stream = self._stream
-            if (
-                stream
-                and stream.heartbeat
-                and not stream.unsent_bytes
-                and time.monotonic() - stream.last_write >= HEARTBEAT_S
-            ):
-                stream.send(stream.heartbeat)
-        elif self.deadline is not None and now > self.deadline:
+            self._check_stream()
+        elif self.deadline is None or now <= self.deadline:
+            return
+        elif self.state is State.WRITING:
+            unsent = self.transport.get_write_buffer_size()
+            if unsent >= self._unsent:
+                self.transport.abort()
+            self._unsent = unsent
+            self.deadline = now + self._times.write
+        else:
             if self.state in (State.HEAD, State.BODY):
                 problem = RequestTimeout("The request did not arrive in time.")
                 self._write_response(self._server.render_error(problem), keep_alive=False, has_body=True)
-                self.transport.close()
-            elif self.state is State.WRITING:
+            self.end()
+
+    def _check_stream(self) -> None:
+        stream = self._stream
+        if stream is None:
+            return
+        quiet_s = time.monotonic() - stream.last_write
+        if stream.unsent_bytes:
+            if quiet_s > self._times.write:
                 self.transport.abort()
-            else:
-                self.transport.close()
+        elif stream.heartbeat and quiet_s >= HEARTBEAT_S:
+            stream.send(stream.heartbeat)
+
+    def end(self) -> None:
+        """Close the connection once what was written is through, but do not wait long for a client to take it."""
+        transport = self.transport
+        transport.close()
+        if transport.get_write_buffer_size():
+            self._loop.call_later(self._times.linger, transport.abort)
 
     async def serve(self) -> None:
         """Answer requests until the client or an error ends the connection."""
@@ -391,11 +411,11 @@ class _Connection:
         keep_alive = head.keeps_alive and not self._server.is_closing
         if isinstance(response, StreamResponse):
             return await self._write_stream(response, head, keep_alive)
-        keep_alive = keep_alive and await self._drop_rest_of_body()
+        keep_alive = keep_alive and self._is_body_droppable()
         self._write_response(response, keep_alive, has_body=head.method != "HEAD")
         if self.transport.get_write_buffer_size() > READ_BYTES:
             await self.drain()
-        return keep_alive
+        return keep_alive and await self._drop_rest_of_body()
 
     def _write_response(self, response: Response, keep_alive: bool, has_body: bool) -> None:
         head = encode_status_and_headers(response.status, response.headers)
@@ -434,6 +454,7 @@ class _Connection:
         """Wait while more is written than the client reads."""
         if self.transport.get_write_buffer_size() > READ_BYTES:
             state = self.state
+            self._unsent = self.transport.get_write_buffer_size()
             self._enter(State.WRITING, self._times.write)
             await self._writer.drain()
             self._enter(state, None)
@@ -450,7 +471,11 @@ class _Connection:
         received = 0
         check_body_size(body.framing, received, limit)
         while not body.done:
-            piece = body.take(self.heads.buffer)
+            try:
+                piece = body.take(self.heads.buffer)
+            except BridgeError:
+                self._is_broken = True  # where the next request begins is not known any more
+                raise
             if piece:
                 received += len(piece)
                 check_body_size(body.framing, received, limit)
@@ -472,29 +497,52 @@ class _Connection:
         self._enter(state, None)
         self.heads.feed(data)
 
+    def _is_body_droppable(self) -> bool:
+        """Say whether reading on to the end of an unread body is worth keeping the connection."""
+        body = self._body
+        if body is None or body.done or self._is_broken:
+            return not self._is_broken
+        # A client that waits for `100 Continue` will not get one any more, and may send its body or not.
+        return not self._continue and (body.framing.length or 0) <= MAX_DRAINED_BODY_BYTES
+
     async def _drop_rest_of_body(self) -> bool:
-        """Read on to the end of an unread body when it is short; return whether the connection is clean."""
-        if self._body is None or self._body.done:
+        """Read on to the end of an unread body; return whether the connection is clean."""
+        body = self._body
+        if body is None or body.done:
             return True
-        if self._continue:
-            return False  # the client waits for a word to send it, and will not get one
+        dropped = 0
+        self._enter(State.CLOSING, self._times.linger)
         try:
-            async for _ in self.iter_body(MAX_DRAINED_BODY_BYTES):
-                pass
+            while not body.done and dropped <= MAX_DRAINED_BODY_BYTES:
+                piece = body.take(self.heads.buffer)
+                dropped += len(piece)
+                if not piece and not body.done:
+                    data = await self._reader.read(READ_BYTES)
+                    if not data:
+                        return False
+                    self.heads.feed(data)
         except BridgeError:
             return False
-        return True
+        return body.done
 
     async def wait_eof(self) -> None:
-        """Return when the client closes its side. A request that it sends meanwhile is kept for later."""
-        while data := await self._reader.read(READ_BYTES):
-            if len(self.heads.buffer) < READ_BYTES:
+        """Return when the client closes its side; what it sends meanwhile is dropped."""
+        with contextlib.suppress(ConnectionError):
+            while await self._reader.read(READ_BYTES):
+                pass
+
+    async def _watch_for_eof(self) -> None:
+        """Return when the client closes its side; what it sends meanwhile, its next requests, is kept."""
+        with contextlib.suppress(ConnectionError):
+            while data := await self._reader.read(READ_BYTES):
                 self.heads.feed(data)
+                if len(self.heads.buffer) >= READ_BYTES:
+                    await self._loop.create_future()  # enough is kept: the kernel holds the rest
 
     async def while_open(self, work: Coroutine[None, None, T]) -> T:
         """Return what `work` does; cancel it and raise `ConnectionResetError` when the client leaves first."""
         task = asyncio.create_task(work, name="work for a client")
-        eof = asyncio.create_task(self.wait_eof(), name="watch of a client")
+        eof = asyncio.create_task(self._watch_for_eof(), name="watch of a client")
         try:
             await asyncio.wait((task, eof), return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -531,6 +579,6 @@ def is_loopback(host: str) -> bool:
     """Say whether every address that `host` names is of this machine alone."""
     try:
         found = socket.getaddrinfo(host, None)
-    except OSError:
+    except (OSError, UnicodeError):
         return False
     return all(str(address[4][0]).startswith("127.") or address[4][0] == "::1" for address in found)

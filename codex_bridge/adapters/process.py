@@ -13,7 +13,7 @@ import signal
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import cast
 
-from ..limits import CHILD_READ_BYTES, CHILD_STOP_STEP_S, STDERR_TAIL_BYTES
+from ..limits import CHILD_READ_BYTES, CHILD_STOP_STEP_S, LAST_OUTPUT_S, STDERR_TAIL_BYTES
 
 
 class ChildProcess:
@@ -110,17 +110,19 @@ class _Protocol(asyncio.subprocess.SubprocessStreamProtocol):
     def __init__(self, limit: int, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(limit=limit, loop=loop)
         self.exited = asyncio.Event()
-        self._pid: int | None = None
+        self._subprocess: asyncio.SubprocessTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         # Not checked by class: uvloop's transport is one in all but its ancestry.
-        self._pid = cast(asyncio.SubprocessTransport, transport).get_pid()
+        self._subprocess = cast(asyncio.SubprocessTransport, transport)
 
     def process_exited(self) -> None:
         super().process_exited()
-        if self._pid is not None:
-            _signal_group(self._pid, signal.SIGKILL)
+        if self._subprocess is not None:
+            _signal_group(self._subprocess.get_pid(), signal.SIGKILL)
+            # One in a session of its own is not in the group and may hold the pipes on.
+            asyncio.get_running_loop().call_later(LAST_OUTPUT_S, self._subprocess.close)
         self.exited.set()
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from ..adapters.http_server import Request
 from ..errors import InvalidField, InvalidJson
-from ..limits import MAX_BODY_BYTES
+from ..limits import MAX_BODY_BYTES, MAX_JSON_DEPTH
 from ..protocol import json_codec
+
+_WHOLE_NUMBER = re.compile(r"[0-9]{1,9}")
 
 
 async def read_object(request: Request, allowed: frozenset[str]) -> dict[str, Any]:
@@ -16,6 +19,8 @@ async def read_object(request: Request, allowed: frozenset[str]) -> dict[str, An
     value = json_codec.decode(data) if data.strip() else {}
     if not isinstance(value, dict):
         raise InvalidJson("The body must be a JSON object.")
+    if json_codec.is_deeper_than(value, MAX_JSON_DEPTH):
+        raise InvalidJson(f"The body is nested more than {MAX_JSON_DEPTH} levels deep.")
     for name in value:
         if name not in allowed:
             known = ", ".join(sorted(allowed)) or "none"
@@ -62,6 +67,6 @@ def whole_number_field(fields: dict[str, str], name: str, default: int, most: in
     text = fields.get(name)
     if text is None:
         return default
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= most:
+    if not _WHOLE_NUMBER.fullmatch(text) or not 1 <= int(text) <= most:
         raise InvalidField(name, f"{name}: expected a whole number from 1 to {most}.")
     return int(text)

@@ -68,17 +68,18 @@ class _Reader:
     async def catch_up(self) -> None:
         """Write what the log holds behind `seq`, as fast as the client reads; then be live."""
         while not self._stream.is_closed:
-            if not self._log.can_replay(self._log.epoch, self.seq):
+            found = self._log.replay(self.seq, MAX_STREAM_BUFFER_BYTES)
+            if found is None:
                 self.cut_off()
                 return
-            data, self.seq = self._log.replay(self.seq, MAX_STREAM_BUFFER_BYTES)
+            data, self.seq = found
             if not data:
                 self.is_live = True
                 return
             await self._stream.write(data)
 
     def send(self, data: bytes, seq: int) -> None:
-        if self._stream.unsent_bytes <= MAX_STREAM_BUFFER_BYTES:
+        if self._stream.unsent_bytes + len(data) <= MAX_STREAM_BUFFER_BYTES:
             self._stream.send(data)
             self.seq = seq
         else:
@@ -86,6 +87,9 @@ class _Reader:
             self._catching_up = asyncio.create_task(self._catch_up_again(), name="catch-up of a stream")
 
     async def _catch_up_again(self) -> None:
+        if not self._log.can_replay(self._log.epoch, self.seq):
+            self.cut_off()
+            return
         try:
             await self._stream.drain()
             await self.catch_up()

@@ -131,8 +131,7 @@ def _error_event(params: dict[str, Any]) -> Event | None:
     if not params.get("willRetry"):
         return None
     error = params["error"]
-    message = error.get("additionalDetails") or error["message"]
-    return {"type": "warning", "message": f"{error['message']} ({message})", "code": "retrying"}
+    return {"type": "warning", "message": _message(error), "code": "retrying"}
 
 
 def _usage_event(params: dict[str, Any]) -> Event:

@@ -62,8 +62,10 @@ class ResponseHead:
 
 
 def keeps_alive(version: str, headers: Mapping[str, str]) -> bool:
-    """Say whether a message lets its connection stay open."""
-    connection = headers.get("connection", "").lower()
-    if version == "1.0":
-        return "keep-alive" in connection
-    return "close" not in connection
+    """Say whether a message lets its connection stay open. HTTP/1.0's never do here: it is not worth its rules."""
+    return version == "1.1" and "close" not in connection_options(headers)
+
+
+def connection_options(headers: Mapping[str, str]) -> set[str]:
+    """Return what the Connection header lists: `close`, and names of headers that are for one hop alone."""
+    return {option.strip().lower() for option in headers.get("connection", "").split(",")}

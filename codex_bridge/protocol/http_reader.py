@@ -27,10 +27,11 @@ from .http_messages import EMPTY_BODY, Framing, RequestHead, ResponseHead, keeps
 _TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _FIELDS = rf"((?:{_TOKEN}:[\t\x20-\x7e\x80-\xff]*\r\n)*)\r\n"
 _REQUEST = re.compile(rf"({_TOKEN}) ([\x21-\x7e]+) HTTP/1\.([01])\r\n{_FIELDS}")
-_RESPONSE = re.compile(rf"HTTP/1\.([01]) ([1-9][0-9][0-9]) ?([\t\x20-\x7e\x80-\xff]*)\r\n{_FIELDS}")
+_RESPONSE = re.compile(rf"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?\r\n{_FIELDS}")
 _FIELD_LINE = re.compile(rf"{_TOKEN}:[\t\x20-\x7e\x80-\xff]*")
 _BARE_NEWLINE = re.compile(rb"(?<!\r)\n|\r(?!\n)(?!\Z)")
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})[\t ]*(?:;[\t\x20-\x7e\x80-\xff]*)?")
+_PATH_OR_QUERY = re.compile(r"[/?]")
 _DIGITS = re.compile(r"[0-9]{1,15}")
 
 
@@ -70,7 +71,8 @@ class HeadReader:
         self._searched = 0
 
     def _check_unfinished(self) -> None:
-        if len(self.buffer) > MAX_HEAD_BYTES:
+        # The last three bytes may belong to the empty line that ends the head.
+        if len(self.buffer) > MAX_HEAD_BYTES + 3:
             raise HeadersTooLarge(f"The request head is longer than {MAX_HEAD_BYTES} bytes.")
         # Without this a client that ends its lines in LF alone would wait for the time-out.
         if _BARE_NEWLINE.search(self.buffer, max(0, self._searched - 1)):
@@ -100,8 +102,9 @@ def _origin_form(target: str) -> str:
     """Return the path and query of a request target, which may be in absolute form (RFC 9112 3.2.2)."""
     scheme, separator, rest = target.partition("://")
     if separator and scheme.lower() in ("http", "https"):
-        slash = rest.find("/")
-        return rest[slash:] if slash >= 0 else "/"
+        match = _PATH_OR_QUERY.search(rest)
+        path = rest[match.start() :] if match else ""
+        return path if path.startswith("/") else f"/{path}"
     return target
 
 
@@ -122,7 +125,7 @@ def parse_response_head(head: str, method: str) -> ResponseHead:
         framing = _transfer_coding(headers)
     else:
         framing = Framing(length=_content_length(headers))
-    return ResponseHead(status, reason, "1." + minor, headers, framing)
+    return ResponseHead(status, reason or "", "1." + minor, headers, framing)
 
 
 def _parse_fields(fields: str) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import Any
 
@@ -18,21 +19,24 @@ _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def encode(value: Any) -> bytes:
-    """Return `value` as compact JSON on one line."""
+    """Return `value` as compact JSON on one line. A float that is no number is null with orjson, else a `ValueError`."""
     if orjson is not None:
         try:
             return orjson.dumps(value)
         except TypeError:
             pass  # unpaired surrogates or integers over 64 bits: the standard library escapes them
-    return json.dumps(value, separators=(",", ":")).encode()
+    return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
 
 
 def decode(data: bytes) -> Any:
-    """Return the value of a JSON text; raise `InvalidJson` that says where it is wrong."""
+    """Return the value of a JSON text; raise `InvalidJson` that says where it is wrong.
+
+    With orjson an integer over 64 bits becomes a float.
+    """
     try:
         if orjson is not None:
             return orjson.loads(data)
-        value = json.loads(data.decode(), parse_constant=_refuse_constant)
+        value = json.loads(data.decode(), parse_constant=_refuse_constant, parse_float=_finite)
         if _SURROGATE_ESCAPE.search(data):
             json.dumps(value, ensure_ascii=False).encode()
         return value
@@ -42,6 +46,28 @@ def decode(data: bytes) -> Any:
         raise InvalidJson("The JSON text is nested too deeply.") from None
     except ValueError as problem:
         raise InvalidJson(f"The JSON text cannot be read: {problem}.") from None
+
+
+def is_deeper_than(value: Any, limit: int) -> bool:
+    """Say whether lists and objects are nested more than `limit` levels deep."""
+    level = [value]
+    for _ in range(limit):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, (dict, list))
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return False
+    return any(isinstance(inner, (dict, list)) for inner in level)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text[:20]} is too large for a number")
+    return number
 
 
 def _refuse_constant(name: str) -> None:

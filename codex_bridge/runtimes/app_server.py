@@ -53,10 +53,10 @@ class AppServerRuntime:
             context = json_codec.encode(request.context).decode() if request.context else None
             params = codex.turn_params(request, run.thread_id, context)
             await client.call("turn/start", params, on_result=run.on_turn_start)
-            if run.interrupted:
-                await self.interrupt(request.turn_id)
             return await run.done
         except CodexFailed as problem:
+            if problem.code == "codex_stuck" and run.client is not None:
+                run.client.kill()  # one that does not answer any more holds its slot for nothing
             # A child that died after an interrupt did what was asked of it.
             if run.interrupted:
                 return TurnOutcome(TurnStatus.INTERRUPTED)
@@ -66,6 +66,8 @@ class AppServerRuntime:
                 raise
             return TurnOutcome(TurnStatus.INTERRUPTED)
         finally:
+            run.begun.cancel()
+            run.done.cancel()
             del self._runs[request.turn_id]
             if self._threads.get(run.thread_id) is run:
                 del self._threads[run.thread_id]
@@ -79,13 +81,15 @@ class AppServerRuntime:
         run.interrupted = True
         if run.cancellable is not None:
             run.cancellable.cancel()  # Codex has not been given the turn yet
-        if run.client is None or run.codex_turn_id is None:
-            return  # `run_turn` looks at the flag once Codex has told its id of the turn
+            return
+        assert run.client is not None
         try:
             async with asyncio.timeout(INTERRUPT_GRACE_S):
-                await run.client.call(
-                    "turn/interrupt", codex.interrupt_params(run.thread_id, run.codex_turn_id)
-                )
+                # Until Codex has told its id of the turn there is nothing to name.
+                await asyncio.wait([run.begun])
+                if not run.begun.cancelled():
+                    params = codex.interrupt_params(run.thread_id, run.begun.result())
+                    await run.client.call("turn/interrupt", params)
                 await asyncio.wait([run.done])
         except CodexFailed as problem:
             log.info("Codex refused to interrupt a turn: %s", problem.message)
@@ -244,16 +248,20 @@ class _Run:
         # The task of `run_turn` while it may be cancelled: until Codex is given the turn.
         self.cancellable = asyncio.current_task()
         self.thread_id = ""
-        self.codex_turn_id: str | None = None
         self.interrupted = False
-        self.done: asyncio.Future[TurnOutcome] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        # Codex's id of the turn, once it has told it; and how the turn ended. Both are cancelled in the end.
+        self.begun: asyncio.Future[str] = loop.create_future()
+        self.done: asyncio.Future[TurnOutcome] = loop.create_future()
 
     def on_turn_start(self, result: dict[str, Any]) -> None:
-        self.codex_turn_id = result["turn"]["id"]
+        if not self.begun.done():
+            self.begun.set_result(result["turn"]["id"])
 
     def on_notification(self, method: str, params: dict[str, Any]) -> None:
         if method == "turn/completed":
-            if params["turn"]["id"] == self.codex_turn_id and not self.done.done():
+            is_ours = not self.begun.done() or params["turn"]["id"] == self.begun.result()
+            if is_ours and not self.done.done():
                 self.done.set_result(codex.parse_outcome(params["turn"]))
             return
         event = codex.to_event(method, params)

@@ -117,9 +117,10 @@ class AppServerClient:
                     self._dispatch(line)
         except CodexFailed as problem:
             failure = problem
-            child.kill()
         finally:
             status = await child.exit_status()
+            # Also one that only closed its output: nobody could speak with it any more.
+            child.kill()
             tail = child.stderr_tail
             said = f" It said: {log.redact(tail[-600:])}" if tail else ""
             self._failure = failure or CodexFailed(f"Codex {status}.{said}", code="codex_exited")
@@ -139,7 +140,7 @@ class AppServerClient:
                 self._answer(message["id"], method)
             else:
                 self._on_notification(method, message.get("params") or {})
-        except (BridgeError, AttributeError, KeyError, TypeError) as problem:
+        except (BridgeError, AttributeError, KeyError, TypeError, ValueError, RecursionError) as problem:
             log.warning("skipped a line from Codex (%s: %s): %s", type(problem).__name__, problem, line[:200])
 
     def _settle(self, message: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
+from itertools import islice
 from typing import Any, Protocol
 
 from ..limits import GATHER_S, LOG_REST_S, MAX_IDLE_LOG_BYTES, MAX_LOG_BYTES, MIN_LOG_EVENTS
@@ -98,12 +99,10 @@ class EventLog:
         self._last_flush = self._loop.time()
         data = b"".join(self._unsent)
         self._unsent.clear()
-        first = self.seq - len(self._entries)
         for reader in list(self._readers):
             if reader.is_live:
                 reader.send(data, self.seq)
-            elif reader.seq < first:
-                reader.cut_off()
+        self._cut_off_the_lost()
 
     def rest(self) -> None:
         """Keep only a little once nothing has happened for a while."""
@@ -113,17 +112,22 @@ class EventLog:
         """Say whether all events behind `seq` are still here."""
         return epoch == self.epoch and self.seq - len(self._entries) <= seq <= self.seq
 
-    def replay(self, seq: int, max_bytes: int) -> tuple[bytes, int]:
-        """Return encoded events behind `seq`, about `max_bytes` of them, and the number of the last."""
+    def replay(self, seq: int, max_bytes: int) -> tuple[bytes, int] | None:
+        """Return encoded events behind `seq`, about `max_bytes` of them, and the number of the last.
+
+        None means that some of them are no longer here.
+        """
         self.flush()
+        if not self.can_replay(self.epoch, seq):
+            return None
         pieces: list[bytes] = []
         size = 0
         first = self.seq - len(self._entries) + 1
-        for index in range(seq + 1 - first, len(self._entries)):
+        for entry in islice(self._entries, seq + 1 - first, None):
             if size >= max_bytes:
                 break
-            pieces.append(self._entries[index])
-            size += len(self._entries[index])
+            pieces.append(entry)
+            size += len(entry)
         return b"".join(pieces), seq + len(pieces)
 
     def add(self, reader: Reader) -> None:
@@ -164,6 +168,13 @@ class EventLog:
     def _trim_after_rest(self, seq: int) -> None:
         if seq == self.seq:
             self._trim(MAX_IDLE_LOG_BYTES)
+            self._cut_off_the_lost()
+
+    def _cut_off_the_lost(self) -> None:
+        first = self.seq - len(self._entries)
+        for reader in list(self._readers):
+            if not reader.is_live and reader.seq < first:
+                reader.cut_off()
 
     def _schedule_flush(self) -> None:
         if self._flush_due is None:

@@ -86,7 +86,7 @@ class TurnExecutor:
     async def _run(self, job: Job) -> None:
         try:
             await job.run()
-        except Exception as problem:  # noqa: BLE001 - one turn's defect must not take its slot with it
+        except Exception as problem:  # noqa: BLE001 - a defect in one turn must not take its slot with it
             log.error("%s failed: %s: %s", job.name, type(problem).__name__, problem)
         finally:
             task = asyncio.current_task()

@@ -11,7 +11,7 @@ in its own.
 from __future__ import annotations
 
 import hmac
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 
 from .. import log
@@ -21,7 +21,7 @@ from ..errors import BridgeError, NotFound, Unauthorized, UpstreamFailed
 from ..limits import MAX_GATEWAY_BODY_BYTES
 from ..model import new_id
 from ..protocol import json_codec
-from ..protocol.http_messages import Headers
+from ..protocol.http_messages import Headers, connection_options
 from ..runtime import Failure, ModelRoute
 from .providers import Upstream
 
@@ -29,6 +29,8 @@ from .providers import Upstream
 _DROPPED = frozenset({
     "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer",
     "transfer-encoding", "upgrade", "host", "authorization", "content-length", "expect", "date",
+    # An event stream gains nothing from compression, and the text of an error must be readable here.
+    "accept-encoding",
 })  # fmt: skip
 # Answers that a second try may turn: Codex is shown them and tries again.
 _RETRIED = frozenset({408, 409, 425, 429})
@@ -72,7 +74,8 @@ class Gateway:
 
     async def handle(self, request: Request) -> Response | StreamResponse:
         """Pass one model request on."""
-        if not hmac.compare_digest(request.header("authorization") or "", f"Bearer {self._token}"):
+        given = (request.header("authorization") or "").encode("latin-1")
+        if not hmac.compare_digest(given, b"Bearer " + self._token.encode()):
             raise Unauthorized("This address is for the Codex of this bridge alone.")
         session_id, _, rest = request.path.lstrip("/").partition("/")
         lease = self._leases.get(session_id)
@@ -103,7 +106,7 @@ class Gateway:
 
 
 def _upstream_headers(request: Request, upstream: Upstream) -> Headers:
-    headers = [(name, value) for name, value in request.head.headers.items() if name not in _DROPPED]
+    headers = list(_passed_on(request.head.headers))
     headers.append(("Host", upstream.origin.authority))
     if upstream.api_key:
         headers.append(("Authorization", f"Bearer {upstream.api_key}"))
@@ -111,7 +114,12 @@ def _upstream_headers(request: Request, upstream: Upstream) -> Headers:
 
 
 def _downstream_headers(answer: ClientResponse) -> Headers:
-    return tuple((name, value) for name, value in answer.head.headers.items() if name not in _DROPPED)
+    return _passed_on(answer.head.headers)
+
+
+def _passed_on(headers: Mapping[str, str]) -> Headers:
+    dropped = _DROPPED | connection_options(headers)
+    return tuple((name, value) for name, value in headers.items() if name not in dropped)
 
 
 async def _pump(answer: ClientResponse, stream: Stream, lease: _Lease) -> None:

@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from ..adapters.http_client import Origin
 from ..errors import ConfigError
+from ..log import printable
 
 
 class AuthMode(StrEnum):
@@ -35,6 +36,11 @@ PROVIDERS = {
 }
 
 
+# No user, query or fragment: they have no meaning in a base URL, and a password would be shown.
+_BASE_URL = re.compile(
+    r"(https?)://(\[[0-9a-f]*:[0-9a-f:.]+\]|[a-z0-9](?:[a-z0-9._-]{0,251}[a-z0-9])?)(?::([0-9]{1,5}))?(/[!-\"$->@-~]*)?",
+    re.IGNORECASE,
+)
 # A path segment such as v1 or v1beta, wherever it stands.
 _VERSION_SEGMENT = re.compile(r"/v[0-9]+[a-z0-9]*(?:/|\Z)")
 
@@ -91,22 +97,17 @@ def resolve_upstream(settings: ProviderSettings) -> Upstream | None:
 
 
 def parse_base_url(url: str) -> tuple[Origin, str]:
-    """Split a base URL into origin and path, which gets /v1 where it names no version; raise `ConfigError` that does not show a password in it."""
-    from urllib.parse import urlsplit  # late: a start without an upstream does not need it
+    """Split a base URL into origin and path, which gets /v1 where it names no version; raise `ConfigError`.
 
-    parts = urlsplit(url)
-    try:
-        port = parts.port
-    except ValueError:
-        port = -1
-    if parts.scheme not in ("http", "https") or not parts.hostname or port == -1:
-        raise ConfigError(
-            f"CODEX_PROVIDER_API_BASE_URL={url.rpartition('@')[2]}: expected http(s)://host[:port][/path]."
-        )
-    if parts.username or parts.query or parts.fragment:
-        raise ConfigError("CODEX_PROVIDER_API_BASE_URL: expected no user, query or fragment in the address.")
-    default = 443 if parts.scheme == "https" else 80
-    path = parts.path.rstrip("/")
+    The error does not show what stands before an @ or behind a ?: it may be a secret.
+    """
+    match = _BASE_URL.fullmatch(url)
+    port = int(match[3]) if match and match[3] else None
+    if match is None or (port is not None and not 1 <= port <= 65535):
+        shown = printable(re.split(r"[?#]", url.rpartition("@")[2])[0])
+        raise ConfigError(f"CODEX_PROVIDER_API_BASE_URL={shown}: expected http(s)://host[:port][/path].")
+    scheme = match[1].lower()
+    path = (match[4] or "").rstrip("/")
     if not _VERSION_SEGMENT.search(path):
         path += "/v1"
-    return Origin(parts.scheme, parts.hostname, port or default), path
+    return Origin(scheme, match[2].strip("[]").lower(), port or (443 if scheme == "https" else 80)), path

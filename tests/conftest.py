@@ -1,0 +1,124 @@
+"""Fixtures of the whole suite. See `tests/support` for what stands behind them."""
+
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.bridge import API_KEY, Bridge, Directories, bridge_command
+from tests.support.codex import codex_binary
+from tests.support.fake_codex import FakeCodex
+from tests.support.upstream import Upstream
+
+_BRIDGES = pytest.StashKey[list[Bridge]]()
+
+BridgeFactory = Callable[..., Bridge]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the end-to-end tests run against any build of the bridge."""
+    parser.addoption(
+        "--bridge", default=None, help='command of the bridge, such as "python3 -I -S dist/codex-bridge.pyz"'
+    )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Show the bridges' logs with a failure."""
+    report: Any = yield
+    if report.failed:
+        for bridge in item.stash.get(_BRIDGES, []):
+            report.sections.append((f"stderr of the bridge {bridge.pid}", "\n".join(bridge.log[-200:])))
+    return report
+
+
+@pytest.fixture
+def upstream() -> Iterator[Upstream]:
+    """A scripted upstream; a script that raised fails the test."""
+    server = Upstream()
+    try:
+        yield server
+    finally:
+        server.stop()
+    assert not server.errors, server.errors
+
+
+@pytest.fixture
+def directories(tmp_path: Path) -> Directories:
+    """The private places of this test's bridge; the workspace is a git repository."""
+    places = Directories(tmp_path)
+    places.create()
+    return places
+
+
+@pytest.fixture
+def workspace(directories: Directories) -> Path:
+    """The workspace of this test's bridge."""
+    return directories.workspace
+
+
+def settings_for(upstream: Upstream, overrides: dict[str, object]) -> dict[str, str]:
+    """Return a bridge's environment: the scripted upstream, and the real Codex unless another is named."""
+    settings: dict[str, object] = {
+        "CODEX_RUNTIME_PROVIDER": "openai_compatible",
+        "CODEX_PROVIDER_API_BASE_URL": upstream.base_url,
+        "CODEX_PROVIDER_API_KEY": API_KEY,
+        "CODEX_DEFAULT_MODEL": "demo",
+        **overrides,
+    }
+    if "CODEX_BIN" not in settings:
+        settings["CODEX_BIN"] = codex_binary()
+    return {name: str(value) for name, value in settings.items() if value is not None}
+
+
+@pytest.fixture
+def bridge(
+    request: pytest.FixtureRequest, upstream: Upstream, directories: Directories
+) -> Iterator[BridgeFactory]:
+    """A factory of running bridges: `bridge(CODEX_MAX_CONCURRENT_TURNS=2)`. None takes a setting away."""
+    command = bridge_command(request.config.getoption("--bridge"))
+    started: list[Bridge] = request.node.stash.setdefault(_BRIDGES, [])
+
+    def start(**overrides: object) -> Bridge:
+        one = Bridge(command, directories, settings_for(upstream, overrides))
+        started.append(one)
+        one.wait_ready()
+        return one
+
+    try:
+        yield start
+        for one in started:
+            if one.is_running:
+                one.stop()
+    finally:
+        for one in started:
+            one.discard()
+
+
+@pytest.fixture
+def fake_codex(tmp_path: Path) -> Callable[..., FakeCodex]:
+    """A factory of scripted app-servers: `fake_codex(fail_starts=2)`."""
+
+    def make(**options: object) -> FakeCodex:
+        return FakeCodex(tmp_path / "fake-codex", options)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def idle_bridge(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bridge]:
+    """One bridge for a whole file of tests that never run a turn."""
+    root = tmp_path_factory.mktemp("idle")
+    places = Directories(root)
+    places.create()
+    server = Upstream()
+    settings = settings_for(server, {"CODEX_BIN": FakeCodex(root / "fake-codex", {}).path})
+    one = Bridge(bridge_command(request.config.getoption("--bridge")), places, settings)
+    try:
+        one.wait_ready()
+        yield one
+        one.stop()
+    finally:
+        one.discard()
+        server.stop()

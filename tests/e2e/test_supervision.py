@@ -1,0 +1,257 @@
+"""The app-server on bad days, played by a scripted one: what it writes, how it hangs, how it dies."""
+
+import json
+import signal
+from collections.abc import Callable
+
+import pytest
+
+from tests.conftest import BridgeFactory
+from tests.support import processes
+from tests.support.bridge import Bridge
+from tests.support.fake_codex import FakeCodex
+from tests.support.sse import Stream, assert_contiguous, kinds, said
+from tests.support.waiting import BOUND_S, wait_until
+
+FakeFactory = Callable[..., FakeCodex]
+
+
+def open_session(one: Bridge) -> tuple[str, Stream]:
+    """Create a session and follow it."""
+    session_id = one.create_session()
+    return session_id, one.ready_stream(session_id)
+
+
+def play(one: Bridge, message: str, bound_s: float = BOUND_S) -> tuple[str, Stream]:
+    """Run one turn in a new session to its end, whatever that is."""
+    session_id, stream = open_session(one)
+    one.send(session_id, message)
+    stream.until(lambda event: event.name in ("session.completed", "session.error"), bound_s)
+    return session_id, stream
+
+
+def assert_says(one: Bridge, text: str) -> None:
+    """Fail unless a new session can talk."""
+    session_id, stream = play(one, f"say {text}")
+    assert stream.events[-1].name == "session.completed", one.session(session_id)["last_error"]
+    assert said(stream.events) == text
+
+
+def test_the_scripted_app_server_talks(bridge: BridgeFactory, fake_codex: FakeFactory) -> None:
+    fake = fake_codex()
+    one = bridge(CODEX_BIN=fake)
+    assert_says(one, "hello there")
+    assert_says(one, "hello again")
+    assert len(fake.starts()) == 1
+    assert len(fake.received("thread/start")) == 2
+    assert len(fake.received("initialized")) == 1
+
+
+def test_shell_snapshots_are_off(bridge: BridgeFactory, fake_codex: FakeFactory) -> None:
+    fake = fake_codex()
+    assert_says(bridge(CODEX_BIN=fake), "hello")
+    assert "features.shell_snapshot=false" in fake.starts()[0]["arguments"]
+
+
+@pytest.mark.parametrize("megabytes", [5, 20])
+def test_a_very_long_line(bridge: BridgeFactory, fake_codex: FakeFactory, megabytes: int) -> None:
+    one = bridge(CODEX_BIN=fake_codex())
+    size = megabytes * 1_000_000
+    session_id, stream = play(one, f"big {size}")
+    assert stream.events[-1].name == "session.completed"
+    assert one.session(session_id)["messages"][-1]["text"] == "x" * size
+    assert said(stream.events) == "x" * size
+    assert_says(one, "short")
+
+
+def test_a_burst_of_deltas_arrives_whole(bridge: BridgeFactory, fake_codex: FakeFactory) -> None:
+    one = bridge(CODEX_BIN=fake_codex())
+    _, stream = play(one, "burst 5000")
+    assert said(stream.events) == "".join(f"{number}," for number in range(5000))
+    assert_contiguous(stream.events)
+
+
+def test_garbage_between_the_lines(bridge: BridgeFactory, fake_codex: FakeFactory) -> None:
+    one = bridge(CODEX_BIN=fake_codex())
+    session_id, stream = play(one, "garbage")
+    assert stream.events[-1].name == "session.completed"
+    assert one.session(session_id)["messages"][-1]["text"] == "before after"
+    assert one.is_running
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "item/commandExecution/requestApproval",
+        "item/fileChange/requestApproval",
+        "item/tool/call",
+        "no/such/request",
+    ],
+)
+def test_an_unexpected_request_is_answered(
+    bridge: BridgeFactory, fake_codex: FakeFactory, method: str
+) -> None:
+    one = bridge(CODEX_BIN=fake_codex())
+    session_id, stream = play(one, f"ask {method}")
+    assert stream.events[-1].name == "session.completed"
+    answer = json.loads(one.session(session_id)["messages"][-1]["text"])
+    assert answer["id"] == 0
+    assert ("error" in answer) != ("result" in answer)
+    assert answer.get("result", {}).get("decision") not in ("accept", "acceptForSession")
+
+
+def test_a_death_in_mid_turn(bridge: BridgeFactory, fake_codex: FakeFactory) -> None:
+    fake = fake_codex()
+    one = bridge(CODEX_BIN=fake)
+    session_id, stream = play(one, "die out of cheese")
+    failed = stream.events[-1].data["session"]
+    assert (failed["status"], failed["last_error_code"]) == ("error", "codex_exited")
+    assert "out of cheese" in failed["last_error"] + one.log_text
+    last = one.session(session_id)["messages"][-1]
+    assert (last["text"], last["incomplete"]) == ("last words", True)
+
+    one.send(session_id, "say back again")
+    stream.until("session.completed")
+    assert one.session(session_id)["messages"][-1]["text"] == "back again"
+    assert len(fake.starts()) == 2
+    assert fake.received("thread/resume")[0]["params"]["threadId"] == failed["thread_id"]
+
+
+def test_a_grandchild_that_holds_the_pipe(bridge: BridgeFactory, fake_codex: FakeFactory) -> None:
+    fake = fake_codex(grandchild=True)
+    one = bridge(CODEX_BIN=fake)
+    session_id, stream = play(one, "die and leave a child")
+    assert stream.events[-1].data["session"]["last_error_code"] == "codex_exited"
+    first = fake.starts()[0]["pid"]
+    wait_until(lambda: not processes.in_group(first), "the end of the dead Codex's group")
+    one.send(session_id, "say on")
+    stream.until("session.completed")
+    one.stop()
+
+
+def test_starts_that_fail_are_tried_again(bridge: BridgeFactory, fake_codex: FakeFactory) -> None:
+    fake = fake_codex(fail_starts=2)
+    one = bridge(CODEX_BIN=fake)
+
+    def works() -> bool:
+        session_id, stream = play(one, "say at last")
+        end = stream.events[-1]
+        assert end.name == "session.completed" or end.data["session"]["last_error_code"] in (
+            "codex_unavailable",
+            "codex_exited",
+        )
+        return bool(one.session(session_id)["status"] == "idle")
+
+    wait_until(works, "a start that works")
+    assert len(fake.starts()) == 3
+
+
+def test_a_codex_that_never_starts(bridge: BridgeFactory, fake_codex: FakeFactory) -> None:
+    fake = fake_codex(fail_starts=1000)
+    one = bridge(CODEX_BIN=fake)
+    for _ in range(2):
+        _, stream = play(one, "say something")
+        failed = stream.events[-1].data["session"]
+        assert (failed["status"], failed["last_error_code"]) == ("error", "codex_unavailable")
+        assert failed["last_error"]
+    assert "refuses to start" in failed["last_error"] + one.log_text
+    assert one.get("/health").status == 200
+
+
+def test_forty_cold_messages_share_one_start(bridge: BridgeFactory, fake_codex: FakeFactory) -> None:
+    fake = fake_codex()
+    one = bridge(CODEX_BIN=fake, CODEX_MAX_CONCURRENT_TURNS=40)
+    sessions = [one.create_session() for _ in range(40)]
+    for number, session_id in enumerate(sessions):
+        one.send(session_id, f"say number {number}")
+    for number, session_id in enumerate(sessions):
+        assert one.settled(session_id)["messages"][-1]["text"] == f"number {number}"
+    assert len(fake.starts()) == 1
+
+
+def test_interrupt_of_a_turn_that_never_began(bridge: BridgeFactory, fake_codex: FakeFactory) -> None:
+    fake = fake_codex()
+    one = bridge(CODEX_BIN=fake)
+    session_id, stream = open_session(one)
+    one.send(session_id, "hang")
+    wait_until(lambda: fake.received("turn/start"), "turn/start")
+    assert one.interrupt(session_id).status == 200
+    stream.until("session.interrupted")
+    one.send(session_id, "say free again")
+    stream.until("session.completed")
+
+
+def test_interrupt_that_codex_does_not_hear(bridge: BridgeFactory, fake_codex: FakeFactory) -> None:
+    fake = fake_codex()
+    one = bridge(CODEX_BIN=fake)
+    session_id, stream = open_session(one)
+    one.send(session_id, "deaf")
+    stream.until_text("deaf")
+    assert one.interrupt(session_id).status == 200
+    stream.until("session.interrupted")
+    assert one.get("/runtime/info").json["bridge_load"]["active_turns"] == 0
+    one.send(session_id, "say I hear you")
+    stream.until("session.completed")
+    assert one.session(session_id)["messages"][-1]["text"] == "I hear you"
+
+
+def test_a_timeout_that_codex_does_not_hear(bridge: BridgeFactory, fake_codex: FakeFactory) -> None:
+    one = bridge(CODEX_BIN=fake_codex(), CODEX_CHAT_TURN_TIMEOUT_MS=300)
+    session_id, stream = play(one, "deaf")
+    assert stream.events[-1].data["session"]["last_error_code"] == "turn_timeout"
+    one.send(session_id, "say in time")
+    stream.until("session.completed")
+
+
+def test_an_obedient_interrupt(bridge: BridgeFactory, fake_codex: FakeFactory) -> None:
+    fake = fake_codex()
+    one = bridge(CODEX_BIN=fake)
+    session_id, stream = open_session(one)
+    one.send(session_id, "stay")
+    stream.until_text("staying")
+    one.interrupt(session_id)
+    stream.until("session.interrupted")
+    one.send(session_id, "say more")
+    stream.until("session.completed")
+    assert len(fake.starts()) == 1
+    assert "session.error" not in kinds(stream.events)
+
+
+def test_a_codex_that_ignores_sigterm_is_ended(bridge: BridgeFactory, fake_codex: FakeFactory) -> None:
+    fake = fake_codex(ignore_term=True, grandchild=True)
+    one = bridge(CODEX_BIN=fake)
+    session_id, stream = open_session(one)
+    one.send(session_id, "deaf")
+    stream.until_text("deaf")
+    one.stop()
+    assert not processes.is_alive(fake.starts()[0]["pid"])
+
+
+def test_the_bridge_ends_while_codex_does_not_start(bridge: BridgeFactory, fake_codex: FakeFactory) -> None:
+    fake = fake_codex(silent=True)
+    one = bridge(CODEX_BIN=fake)
+    one.send(one.create_session(), "say nothing")
+    wait_until(lambda: fake.received("initialize"), "the first request")
+    one.stop()
+
+
+def test_codex_has_a_group_of_its_own(bridge: BridgeFactory, fake_codex: FakeFactory) -> None:
+    fake = fake_codex()
+    one = bridge(CODEX_BIN=fake)
+    assert_says(one, "hello")
+    pid = fake.starts()[0]["pid"]
+    assert pid in processes.in_group(pid)
+    assert pid not in processes.in_group(one.pid)
+
+
+def test_a_stopped_codex_does_not_stop_the_bridge(bridge: BridgeFactory, fake_codex: FakeFactory) -> None:
+    fake = fake_codex()
+    one = bridge(CODEX_BIN=fake)
+    assert_says(one, "hello")
+    processes.send(fake.starts()[0]["pid"], signal.SIGSTOP)
+    session_id = one.create_session()
+    one.send(session_id, "say hello")
+    assert one.session(session_id)["status"] == "running"
+    assert one.get("/health").status == 200
+    processes.send(fake.starts()[0]["pid"], signal.SIGCONT)
+    assert one.settled(session_id)["messages"][-1]["text"] == "hello"

@@ -1,0 +1,329 @@
+"""A scripted `codex app-server`: a real process that can do what the real one only does on a bad day.
+
+`FakeCodex(directory, options)` writes a small executable for `CODEX_BIN`. What a turn does is said by the
+first word of the message that starts it; the rest of the message is its argument:
+
+    say TEXT            the message, one delta for each word
+    big BYTES           one delta, one item, and so two lines of that many bytes
+    burst COUNT         that many deltas, numbered
+    flood MEGABYTES     that many megabytes in deltas of 50,000 bytes
+    stay                one delta, then nothing until an interrupt comes
+    deaf                one delta, then nothing, and an interrupt is never answered
+    hang                `turn/start` is never answered
+    die TEXT            one delta, TEXT on stderr, and the process ends with code 7
+    ask METHOD          a server request with id 0 for that method; says the answer it got
+    garbage             lines that are no JSON-RPC between the deltas
+
+Options (about the process): `fail_starts` (so many starts end at once with code 3), `ignore_term`
+(SIGTERM and the end of stdin are ignored), `grandchild` (a child of its own keeps stdout open), `silent`
+(`initialize` is never answered), `version` (what `--version` prints).
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar, TypeAlias
+
+Json: TypeAlias = dict[str, Any]
+
+
+GARBAGE = (
+    b"not json",
+    b"",
+    b"[1, 2]",
+    b"17",
+    b"null",
+    b'"text"',
+    b"\xff\xfe\x00",
+    b"{}",
+    b'{"id": 99999, "result": 1}',
+    b'{"method": 5}',
+    b'{"method": "turn/completed"}',
+    b'{"method": "no/such/thing", "params": {}}',
+)
+
+
+class FakeCodex:
+    """The test's side: the executable, and what the processes noted."""
+
+    def __init__(self, directory: Path, options: Json) -> None:
+        directory.mkdir(parents=True)
+        self.directory = directory
+        self.path = directory / "codex"
+        (directory / "options.json").write_text(json.dumps(options))
+        program = f'#!/bin/sh\nexec "{sys.executable}" -I "{__file__}" "{directory}" "$@"\n'
+        self.path.write_text(program)
+        self.path.chmod(0o755)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def starts(self) -> list[Json]:
+        """Return each start of an app-server: pid, arguments, environment."""
+        return _read_notes(self.directory / "starts.jsonl")
+
+    def received(self, method: str | None = None) -> list[Json]:
+        """Return what the bridge wrote, by method; without one, the answers to server requests."""
+        notes = _read_notes(self.directory / "received.jsonl")
+        return [note for note in notes if note.get("method") == method]
+
+
+def _read_notes(path: Path) -> list[Json]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+class AppServer:
+    """The process's side: a reader of stdin and one thread for each turn."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.options: Json = json.loads((directory / "options.json").read_text())
+        self.lock = threading.Lock()
+        self.interrupts: dict[str, threading.Event] = {}
+        self.answered = threading.Event()
+        self.answer: Json = {}
+        self.next_turn: threading.Thread | None = None
+
+    def note(self, name: str, entry: Json) -> int:
+        """Append one line to a file of notes; return how many it has."""
+        path = self.directory / name
+        with self.lock, path.open("a") as notes:
+            notes.write(json.dumps(entry) + "\n")
+        return len(path.read_text().splitlines())
+
+    def write(self, message: Json) -> None:
+        """Write one line to the bridge."""
+        self.write_raw(json.dumps(message).encode() + b"\n")
+
+    def write_raw(self, line: bytes) -> None:
+        """Write bytes to the bridge as they are."""
+        with self.lock:
+            sys.stdout.buffer.write(line)
+            sys.stdout.buffer.flush()
+
+    def tell(self, method: str, thread: str, **params: object) -> None:
+        """Send one notification of a thread."""
+        self.write({"method": method, "params": {"threadId": thread, **params}})
+
+    def serve(self, arguments: list[str]) -> int:
+        """Run until stdin ends."""
+        entry = {"pid": os.getpid(), "arguments": arguments, "environment": dict(os.environ)}
+        if self.note("starts.jsonl", entry) <= self.options.get("fail_starts", 0):
+            print("the fake Codex refuses to start", file=sys.stderr, flush=True)
+            return 3
+        if self.options.get("ignore_term"):
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if self.options.get("grandchild"):
+            subprocess.Popen(["sleep", "600"], stdin=subprocess.DEVNULL)
+        for line in sys.stdin.buffer:
+            self.take(json.loads(line))
+        while self.options.get("ignore_term"):
+            time.sleep(60)
+        return 0
+
+    def take(self, message: Json) -> None:
+        """Handle one message of the bridge."""
+        self.note("received.jsonl", message)
+        method = message.get("method")
+        if method is None:
+            self.answer = message
+            self.answered.set()
+        elif "id" in message:
+            reply = self.METHODS.get(method, AppServer.unknown)(self, message.get("params") or {})
+            if reply is not None:
+                self.write({"id": message["id"], **reply})
+            if self.next_turn is not None:  # after the answer, as the real one does
+                self.next_turn.start()
+                self.next_turn = None
+
+    def unknown(self, params: Json) -> Json:
+        """Refuse a method that the real one may have and this one has not."""
+        return {"error": {"code": -32601, "message": "the fake Codex has no such method"}}
+
+    def initialize(self, params: Json) -> Json | None:
+        """Answer the first request."""
+        if self.options.get("silent"):
+            return None
+        return {"result": {"userAgent": "fake/0.163.0 (test)", "codexHome": "/", "platformFamily": "unix"}}
+
+    def threads(self) -> list[str]:
+        """Return the threads of this and of earlier processes."""
+        return [note["id"] for note in _read_notes(self.directory / "threads.jsonl")]
+
+    def start_thread(self, params: Json) -> Json:
+        """Make a thread; it outlives the process, as the real one's does."""
+        thread = f"thread-{os.getpid()}-{time.monotonic_ns()}"
+        self.note("threads.jsonl", {"id": thread})
+        return {"result": {"thread": {"id": thread, "turns": []}, "model": "demo", "cwd": params.get("cwd")}}
+
+    def resume_thread(self, params: Json) -> Json:
+        """Find a thread of an earlier process."""
+        if params["threadId"] not in self.threads():
+            message = f"no rollout found for thread id {params['threadId']}"
+            return {"error": {"code": -32600, "message": message}}
+        return {"result": {"thread": {"id": params["threadId"], "turns": []}, "model": "demo"}}
+
+    def start_turn(self, params: Json) -> Json | None:
+        """Start what the message's first word says."""
+        text = "".join(part.get("text", "") for part in params["input"])
+        verb, _, argument = text.partition(" ")
+        if verb == "hang":
+            return None
+        turn = f"turn-{time.monotonic_ns()}"
+        self.interrupts[turn] = threading.Event()
+        if verb == "deaf":
+            self.interrupts.pop(turn)
+        play = Turn(self, params["threadId"], turn)
+        self.next_turn = threading.Thread(target=Turn.PLAYS[verb], args=(play, argument), daemon=True)
+        return {"result": {"turn": _turn(turn, "inProgress")}}
+
+    def interrupt(self, params: Json) -> Json | None:
+        """Interrupt a turn; a deaf one never hears of it."""
+        interrupted = self.interrupts.get(params["turnId"])
+        if interrupted is None:
+            return None
+        interrupted.set()
+        return {"result": {}}
+
+    METHODS: ClassVar[dict[str, Callable[["AppServer", Json], Json | None]]] = {
+        "initialize": initialize,
+        "thread/start": start_thread,
+        "thread/resume": resume_thread,
+        "turn/start": start_turn,
+        "turn/interrupt": interrupt,
+    }
+
+
+def _turn(turn: str, status: str) -> Json:
+    return {"id": turn, "items": [], "status": status, "error": None}
+
+
+class Turn:
+    """One turn of the fake: begins, plays, ends."""
+
+    def __init__(self, server: AppServer, thread: str, turn: str) -> None:
+        self.server = server
+        self.thread = thread
+        self.turn = turn
+        self.item = f"item-{turn}"
+        self.spoken: list[str] = []
+
+    def tell(self, method: str, **params: object) -> None:
+        """Send one notification of this turn."""
+        self.server.tell(method, self.thread, turnId=self.turn, **params)
+
+    def begin(self) -> None:
+        """Open the turn and its message."""
+        self.server.tell("turn/started", self.thread, turn=_turn(self.turn, "inProgress"))
+        self.tell("item/started", item={"type": "agentMessage", "id": self.item, "text": ""})
+
+    def delta(self, text: str) -> None:
+        """Say a part of the message."""
+        self.spoken.append(text)
+        self.tell("item/agentMessage/delta", itemId=self.item, delta=text)
+
+    def end(self, status: str = "completed") -> None:
+        """Close the message and the turn."""
+        if status == "completed":
+            item = {"type": "agentMessage", "id": self.item, "text": "".join(self.spoken)}
+            self.tell("item/completed", item=item)
+        self.server.tell("turn/completed", self.thread, turn=_turn(self.turn, status))
+
+    def say(self, text: str) -> None:
+        """Say the words of a text."""
+        self.begin()
+        for index, word in enumerate(text.split(" ")):
+            self.delta(word if index == 0 else f" {word}")
+        self.end()
+
+    def big(self, size: str) -> None:
+        """Write two lines of that many bytes."""
+        self.begin()
+        self.delta("x" * int(size))
+        self.end()
+
+    def burst(self, count: str) -> None:
+        """Say that many deltas, numbered."""
+        self.begin()
+        for number in range(int(count)):
+            self.delta(f"{number},")
+        self.end()
+
+    def flood(self, megabytes: str) -> None:
+        """Say so many megabytes in large deltas."""
+        self.begin()
+        for _ in range(int(megabytes) * 20):
+            self.delta("x" * 50_000)
+        self.end()
+
+    def stay(self, _: str) -> None:
+        """Wait for an interrupt."""
+        self.begin()
+        self.delta("staying")
+        self.server.interrupts[self.turn].wait()
+        self.end("interrupted")
+
+    def deaf(self, _: str) -> None:
+        """Never end, whatever comes."""
+        self.begin()
+        self.delta("deaf")
+
+    def die(self, words: str) -> None:
+        """End the whole process in mid-turn."""
+        self.begin()
+        self.delta("last words")
+        print(words, file=sys.stderr, flush=True)
+        os._exit(7)
+
+    def ask(self, method: str) -> None:
+        """Send a server request whose id is 0, and say what was answered."""
+        self.begin()
+        params = {"threadId": self.thread, "turnId": self.turn, "itemId": "item-0", "command": "true"}
+        self.server.write({"id": 0, "method": method, "params": params})
+        self.server.answered.wait()
+        self.delta(json.dumps(self.server.answer))
+        self.end()
+
+    def garbage(self, _: str) -> None:
+        """Write what is no JSON-RPC between two deltas."""
+        self.begin()
+        self.delta("before ")
+        for line in GARBAGE:
+            self.server.write_raw(line + b"\n")
+        self.tell("item/agentMessage/delta", unknownField=[1])
+        self.delta("after")
+        self.end()
+
+    PLAYS: ClassVar[dict[str, Callable[["Turn", str], None]]] = {
+        "say": say,
+        "big": big,
+        "burst": burst,
+        "flood": flood,
+        "stay": stay,
+        "deaf": deaf,
+        "die": die,
+        "ask": ask,
+        "garbage": garbage,
+    }
+
+
+def main(directory: Path, arguments: list[str]) -> int:
+    """Be `codex`: print a version, or be the app-server."""
+    server = AppServer(directory)
+    if "--version" in arguments:
+        print(server.options.get("version", "codex-cli 0.163.0"))
+        return 0
+    if "app-server" not in arguments:
+        print(f"the fake Codex has no command {arguments}", file=sys.stderr)
+        return 2
+    return server.serve(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2:]))

@@ -1,0 +1,391 @@
+"""A scripted upstream: a real HTTP server on loopback that speaks `POST /v1/responses`.
+
+A test gives it a script, a callable that takes one parsed request and returns what to answer:
+
+    upstream.script = rounds(run("echo hi"), patch(add("hero.html", "<h1>Hi</h1>")), say("Done."))
+    upstream.script = lambda request: say("You said ", request.user_text)
+
+    gate = upstream.gate()
+    upstream.script = rounds(say("first half ", gate, "second half"))
+    gate.wait()     # a stream has come to the gate: "first half " is on its way, nothing more
+    gate.release()
+
+Every request is kept (`upstream.requests`). A stream at a gate notices when its peer leaves
+(`request.abandoned`).
+"""
+
+import itertools
+import json
+import select
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from tests.support.waiting import BOUND_S
+
+Json = dict[str, Any]
+_ids = itertools.count(1)
+
+USAGE: Json = {
+    "input_tokens": 10,
+    "input_tokens_details": {"cached_tokens": 4},
+    "output_tokens": 5,
+    "output_tokens_details": {"reasoning_tokens": 2},
+    "total_tokens": 15,
+}
+"""What every model call is said to have used."""
+
+
+class Gate:
+    """Holds every stream that comes to it until it is released."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._arrived = 0
+        self._watched, self._opener = socket.socketpair()
+
+    def wait(self, streams: int = 1, bound_s: float = BOUND_S) -> None:
+        """Return when this many streams have come to the gate in all."""
+        with self._condition:
+            if not self._condition.wait_for(lambda: self._arrived >= streams, bound_s):
+                raise AssertionError(f"{self._arrived} of {streams} streams came to the gate")
+
+    @property
+    def arrived(self) -> int:
+        """How many streams have come so far."""
+        return self._arrived
+
+    def release(self) -> None:
+        """Let everything pass, now and later."""
+        self._opener.send(b".")
+
+    def hold(self, peer: socket.socket) -> bool:
+        """Wait at the gate; False when the peer went away first."""
+        with self._condition:
+            self._arrived += 1
+            self._condition.notify_all()
+        poller = select.poll()
+        poller.register(self._watched, select.POLLIN)
+        poller.register(peer, select.POLLRDHUP)
+        ready = dict(poller.poll(4 * BOUND_S * 1000))
+        if not ready:
+            raise AssertionError("a stream was held at a gate that nobody released")
+        return self._watched.fileno() in ready
+
+    def close(self) -> None:
+        """Give the sockets back."""
+        self._watched.close()
+        self._opener.close()
+
+
+class Abort:
+    """A step that closes the connection where it stands: no end of the stream, no last chunk."""
+
+
+ABORT = Abort()
+Step = Json | Gate | Abort
+Part = str | Gate | Abort
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """An answer as server-sent events; `steps` makes them anew for each request, with ids of their own."""
+
+    steps: Callable[[], Iterable[Step]]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An answer with an error status and OpenAI's error body."""
+
+    status: int
+    message: str = "the scripted upstream refuses"
+    code: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Hangup:
+    """An answer that is none: the connection is closed without a byte."""
+
+
+Answer = Stream | Failure | Hangup | Gate
+"""A gate as an answer holds the request before its status line, and hangs up when it opens."""
+
+
+def _created() -> Json:
+    return {"type": "response.created", "response": {"id": f"resp_{next(_ids)}"}}
+
+
+def _completed() -> Json:
+    return {"type": "response.completed", "response": {"id": f"resp_{next(_ids)}", "usage": USAGE}}
+
+
+def _message(parts: Iterable[Part]) -> Iterator[Step]:
+    item: Json = {"type": "message", "role": "assistant", "id": f"msg_{next(_ids)}", "content": []}
+    yield {"type": "response.output_item.added", "output_index": 0, "item": item}
+    said = []
+    for part in parts:
+        if isinstance(part, str):
+            said.append(part)
+            delta = {"item_id": item["id"], "output_index": 0, "content_index": 0, "delta": part}
+            yield {"type": "response.output_text.delta", **delta}
+        else:
+            yield part
+    whole = {**item, "content": [{"type": "output_text", "text": "".join(said)}]}
+    yield {"type": "response.output_item.done", "output_index": 0, "item": whole}
+
+
+def _call(command: str, arguments: Json) -> Step:
+    item = {
+        "type": "function_call",
+        "name": "exec_command",
+        "arguments": json.dumps({"cmd": command, **arguments}),
+        "call_id": f"call_{next(_ids)}",
+    }
+    return {"type": "response.output_item.done", "output_index": 1, "item": item}
+
+
+def say(*parts: Part) -> Stream:
+    """Answer with one message; each string is a delta, a gate holds the stream, ABORT breaks it off."""
+    return Stream(lambda: [_created(), *_message(parts), _completed()])
+
+
+def run(command: str, *, before: str = "", **arguments: Any) -> Stream:
+    """Have Codex run a shell command; `before` is a message said in the same breath."""
+
+    def steps() -> Iterator[Step]:
+        yield _created()
+        if before:
+            yield from _message([before])
+        yield _call(command, arguments)
+        yield _completed()
+
+    return Stream(steps)
+
+
+def patch(*files: str) -> Stream:
+    """Have Codex edit files; see `add`, `change` and `remove`."""
+    body = "".join(files)
+    return run(f"apply_patch <<'EOF'\n*** Begin Patch\n{body}*** End Patch\nEOF\n")
+
+
+def add(path: str, text: str) -> str:
+    """One part of `patch`: a new file."""
+    return f"*** Add File: {path}\n" + "".join(f"+{line}\n" for line in text.splitlines())
+
+
+def change(path: str, old: str, new: str) -> str:
+    """One part of `patch`: one line of a file replaced."""
+    return f"*** Update File: {path}\n@@\n-{old}\n+{new}\n"
+
+
+def remove(path: str) -> str:
+    """One part of `patch`: a file deleted."""
+    return f"*** Delete File: {path}\n"
+
+
+@dataclass(eq=False, slots=True)
+class Request:
+    """One request as it came over the wire. Header names are in lower case."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    raw: bytes
+    body: Json
+    abandoned: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def input(self) -> list[Json]:
+        """The conversation so far."""
+        items: list[Json] = self.body.get("input", [])
+        return items
+
+    @property
+    def _last_user(self) -> int:
+        return max((i for i, item in enumerate(self.input) if item.get("role") == "user"), default=-1)
+
+    @property
+    def user_text(self) -> str:
+        """The text of the newest user message."""
+        if self._last_user < 0:
+            return ""
+        return "".join(part.get("text", "") for part in self.input[self._last_user]["content"])
+
+    @property
+    def outputs(self) -> list[Any]:
+        """The tools' results of this turn, oldest first."""
+        newer = self.input[self._last_user + 1 :]
+        return [item["output"] for item in newer if item["type"].endswith("_output")]
+
+    @property
+    def conversation(self) -> str:
+        """The whole input as one text to look things up in."""
+        return json.dumps(self.input, ensure_ascii=False)
+
+
+Script = Callable[[Request], Answer]
+
+
+def rounds(*answers: Answer) -> Script:
+    """Answer the first call of a turn with the first answer, the one after a tool result with the next..."""
+    return lambda request: answers[min(len(request.outputs), len(answers) - 1)]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    timeout = 4 * BOUND_S
+    server: "_Server"
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing: what came is in `upstream.requests`."""
+
+    def setup(self) -> None:
+        super().setup()
+        self.server.connections.add(self.connection)
+
+    def finish(self) -> None:
+        self.server.connections.discard(self.connection)
+        super().finish()
+
+    def do_GET(self) -> None:
+        self._take()
+        self._fail(Failure(404, "nothing here"))
+
+    def do_POST(self) -> None:
+        request = self._take()
+        answer = self.server.upstream.script(request)
+        if isinstance(answer, Gate):
+            if not answer.hold(self.connection):
+                request.abandoned.set()
+            self._hang_up()
+        elif isinstance(answer, Hangup):
+            self._hang_up()
+        elif isinstance(answer, Failure):
+            self._fail(answer)
+        else:
+            try:
+                self._stream(answer, request)
+            except OSError:  # the peer closed while it was being written to: an interrupt does that
+                request.abandoned.set()
+                self.close_connection = True
+
+    def _take(self) -> Request:
+        raw = self._read_body()
+        body = json.loads(raw) if raw else {}
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        request = Request(self.command, self.path, headers, raw, body)
+        self.server.upstream.keep(request)
+        return request
+
+    def _read_body(self) -> bytes:
+        if self.headers.get("transfer-encoding") is None:
+            return self.rfile.read(int(self.headers.get("content-length", "0")))
+        chunks = []
+        while size := int(self.rfile.readline().split(b";")[0], 16):
+            chunks.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(chunks)
+
+    def _hang_up(self) -> None:
+        self.close_connection = True
+        with suppress(OSError):  # the peer was faster
+            self.connection.shutdown(socket.SHUT_RDWR)
+
+    def _fail(self, failure: Failure) -> None:
+        error = {"message": failure.message, "type": "scripted", "code": failure.code}
+        body = json.dumps({"error": error}).encode()
+        self.send_response(failure.status)
+        for name, value in {"content-type": "application/json", **failure.headers}.items():
+            self.send_header(name, value)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def _stream(self, answer: Stream, request: Request) -> None:
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream")
+        self.send_header("transfer-encoding", "chunked")
+        self.end_headers()
+        for step in answer.steps():
+            if isinstance(step, Abort):
+                return self._hang_up()
+            if isinstance(step, Gate):
+                if not step.hold(self.connection):
+                    raise ConnectionResetError("the peer left a stream that was held")
+                continue
+            event = f"event: {step['type']}\ndata: {json.dumps(step)}\n\n".encode()
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(event), event))
+        self.wfile.write(b"0\r\n\r\n")
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = False
+    request_queue_size = 256
+
+    def __init__(self, upstream: "Upstream") -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.upstream = upstream
+        self.connections: set[socket.socket] = set()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            self.upstream.errors.append(error)
+
+
+class Upstream:
+    """The server and what it has seen. `errors` holds what scripts raised; the fixture fails on any."""
+
+    def __init__(self) -> None:
+        self.script: Script = rounds(say("Hello."))
+        self.requests: list[Request] = []
+        self.errors: list[BaseException | None] = []
+        self._condition = threading.Condition()
+        self._gates: list[Gate] = []
+        self._server = _Server(self)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), name="upstream")
+        self._thread.start()
+
+    @property
+    def base_url(self) -> str:
+        """What `CODEX_PROVIDER_API_BASE_URL` has to be."""
+        return f"http://127.0.0.1:{self._server.server_address[1]}/v1"
+
+    def gate(self) -> Gate:
+        """Make a gate; it opens by itself when the upstream stops."""
+        gate = Gate()
+        self._gates.append(gate)
+        return gate
+
+    def keep(self, request: Request) -> None:
+        """Note a request (called by the server)."""
+        with self._condition:
+            self.requests.append(request)
+            self._condition.notify_all()
+
+    def wait_for(self, count: int, bound_s: float = BOUND_S) -> Request:
+        """Return the request with this number (the first is 1) as soon as it has come."""
+        with self._condition:
+            if not self._condition.wait_for(lambda: len(self.requests) >= count, bound_s):
+                raise AssertionError(f"{len(self.requests)} of {count} requests came in {bound_s:g} s")
+            return self.requests[count - 1]
+
+    def stop(self) -> None:
+        """Open the gates, close what is open and join every thread."""
+        for gate in self._gates:
+            gate.release()
+        self._server.shutdown()
+        for connection in list(self._server.connections):
+            with suppress(OSError):  # closed by the peer in this moment
+                connection.shutdown(socket.SHUT_RDWR)
+        self._server.server_close()
+        self._thread.join(BOUND_S)
+        for gate in self._gates:
+            gate.close()

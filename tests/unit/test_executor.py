@@ -1,0 +1,177 @@
+"""The turn executor: slots, the queue in order, refusal, withdrawal, the end."""
+
+import asyncio
+
+import pytest
+
+from codex_bridge.errors import Unavailable
+from codex_bridge.services.executor import Job, TurnExecutor
+from tests.unit.loop import on_loop
+
+
+class Work:
+    """A job that runs until it is released, and notes what it is told."""
+
+    def __init__(self, name: str) -> None:
+        self.positions: list[int] = []
+        self.started = asyncio.Event()
+        self.release = asyncio.Event()
+        self.ended = asyncio.Event()
+        self.cancelled = False
+        self.error: Exception | None = None
+        self.job = Job(name, self._run, self.positions.append)
+
+    async def _run(self) -> None:
+        self.started.set()
+        try:
+            await self.release.wait()
+            if self.error is not None:
+                raise self.error
+        except asyncio.CancelledError:
+            self.cancelled = True
+            raise
+        finally:
+            self.ended.set()
+
+
+def submit(executor: TurnExecutor, *names: str) -> list[Work]:
+    works = []
+    for name in names:
+        executor.check_capacity()
+        works.append(Work(name))
+        executor.submit(works[-1].job)
+    return works
+
+
+async def finish(executor: TurnExecutor, *works: Work) -> None:
+    for work in works:
+        work.release.set()
+    await executor.join(10)
+
+
+@on_loop
+async def test_jobs_run_at_once_up_to_the_slots_and_then_wait_in_order() -> None:
+    executor = TurnExecutor(2, 10)
+    works = submit(executor, "a", "b", "c", "d", "e")
+    await works[1].started.wait()
+
+    assert [work.positions for work in works] == [[0], [0], [1], [2], [3]]
+    assert executor.load() == {
+        "active_turns": 2, "pending_turns": 3, "max_concurrent_turns": 2, "max_queued_turns": 10,
+    }  # fmt: skip
+    works[1].release.set()
+    await works[2].started.wait()
+    assert [work.positions for work in works] == [[0], [0], [1, 0], [2, 1], [3, 2]]
+    assert not works[3].started.is_set()
+
+    for work in works:
+        work.release.set()
+    await works[4].ended.wait()
+    await executor.join(10)
+    assert executor.load()["active_turns"] == executor.load()["pending_turns"] == 0
+    assert works[4].positions == [3, 2, 1, 0] or works[4].positions == [3, 2, 0]
+
+
+@on_loop
+async def test_submit_says_whether_the_job_waits() -> None:
+    executor = TurnExecutor(1, 1)
+    first, second = Work("a"), Work("b")
+    assert executor.submit(first.job) is False
+    assert executor.submit(second.job) is True
+    second.release.set()
+    first.release.set()
+    await second.ended.wait()
+    await executor.join(10)
+
+
+@on_loop
+async def test_past_slots_and_queue_the_next_is_refused() -> None:
+    executor = TurnExecutor(1, 1)
+    works = submit(executor, "a", "b")
+    with pytest.raises(Unavailable) as caught:
+        executor.check_capacity()
+    problem = caught.value
+    assert (problem.status, problem.code) == (503, "busy")
+    assert dict(problem.headers)["Retry-After"].isdigit()
+    assert problem.details["bridge_load"] == executor.load()
+
+    executor.withdraw(works[1].job)
+    executor.check_capacity()
+    await finish(executor, works[0])
+
+
+@on_loop
+async def test_without_a_queue_only_slots_count() -> None:
+    executor = TurnExecutor(1, 0)
+    (work,) = submit(executor, "a")
+    with pytest.raises(Unavailable):
+        executor.check_capacity()
+    await finish(executor, work)
+    executor.check_capacity()
+
+
+@on_loop
+async def test_a_waiting_job_can_be_withdrawn_and_those_behind_move_up() -> None:
+    executor = TurnExecutor(1, 10)
+    works = submit(executor, "a", "b", "c", "d")
+    await works[0].started.wait()
+
+    assert executor.withdraw(works[1].job) is True
+    assert executor.withdraw(works[1].job) is False
+    assert executor.withdraw(works[0].job) is False
+    assert [work.positions for work in works] == [[0], [1], [2, 1], [3, 2]]
+
+    for work in works:
+        work.release.set()
+    await works[3].ended.wait()
+    await executor.join(10)
+    assert not works[1].started.is_set()
+
+
+@on_loop
+async def test_a_job_that_breaks_gives_its_slot_back() -> None:
+    executor = TurnExecutor(1, 1)
+    first, second = submit(executor, "a", "b")
+    first.error = RuntimeError("a defect")
+    first.release.set()
+    second.release.set()
+    await second.ended.wait()
+    await executor.join(10)
+    assert executor.load()["active_turns"] == 0
+
+
+@on_loop
+async def test_refuse_drops_what_waits_and_takes_nothing_more() -> None:
+    executor = TurnExecutor(1, 10)
+    first, second = submit(executor, "a", "b")
+    await first.started.wait()
+    executor.refuse("The bridge is shutting down.")
+    with pytest.raises(Unavailable) as caught:
+        executor.check_capacity()
+    assert (caught.value.status, caught.value.code) == (503, "shutting_down")
+    assert executor.load()["pending_turns"] == 0
+    await finish(executor, first)
+    assert not second.started.is_set()
+
+
+@on_loop
+async def test_join_cancels_what_does_not_end() -> None:
+    executor = TurnExecutor(2, 10)
+    first, second = submit(executor, "a", "b")
+    await second.started.wait()
+    executor.refuse("over")
+    await executor.join(0.01)
+    assert first.cancelled
+    assert second.cancelled
+    assert executor.load()["active_turns"] == 0
+
+
+@on_loop
+async def test_join_waits_for_what_ends_in_time() -> None:
+    executor = TurnExecutor(1, 0)
+    (work,) = submit(executor, "a")
+    asyncio.get_running_loop().call_soon(work.release.set)
+    await executor.join(10)
+    assert work.ended.is_set()
+    assert not work.cancelled
+    await executor.join(0.01)

@@ -1,0 +1,297 @@
+"""The gateway between a client as Codex is one and a scripted upstream: the key, the way through, failures."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from codex_bridge import log
+from codex_bridge.adapters.http_client import HttpClient, Origin
+from codex_bridge.protocol import json_codec
+from codex_bridge.runtime import Failure
+from codex_bridge.services.gateway import Gateway
+from codex_bridge.services.providers import Upstream
+from tests.unit.loop import on_loop
+from tests.unit.wire import Peer, Reply, connected, request, scripted, serving, take_request
+
+KEY = "sk-the-real-key-0123456789"
+
+
+@pytest.fixture(autouse=True)
+def secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log, "_secrets", {KEY})
+
+
+class Codex:
+    """What Codex knows: its way in and the token."""
+
+    def __init__(self, gateway: Gateway, port: int, token: str) -> None:
+        self.gateway = gateway
+        self.port = port
+        self.token = token
+
+    async def post(self, *headers: str, path: str = "/s/responses", credential: str | None = None) -> Reply:
+        credential = credential if credential is not None else f"Bearer {self.token}"
+        data = request(
+            f"POST {path} HTTP/1.1", f"Authorization: {credential}", "Content-Length: 2", *headers, body=b"{}"
+        )
+        async with connected(self.port) as peer:
+            await peer.send(data)
+            return await peer.reply()
+
+    @property
+    def failure(self) -> Failure | None:
+        return self.gateway.last_failure("s")
+
+
+@asynccontextmanager
+async def gateway(port: int, key: str | None = KEY, idle_timeout_s: float = 10.0) -> AsyncIterator[Codex]:
+    """Run a gateway whose session `s` leads to the upstream on `port`."""
+    client = HttpClient(5.0, idle_timeout_s)
+    made = Gateway(client)
+    async with serving(made.handle) as (_, own_port):
+        made.base_url = f"http://127.0.0.1:{own_port}"
+        route = made.open("s", Upstream(Origin("http", "127.0.0.1", port), "/v1", key, "m"))
+        assert route.base_url == f"{made.base_url}/s"
+        yield Codex(made, own_port, route.token)
+    client.close()
+
+
+def answer(status: int, body: bytes, *headers: str) -> bytes:
+    lines = (f"HTTP/1.1 {status} Reason", f"Content-Length: {len(body)}", *headers)
+    return ("\r\n".join(lines) + "\r\n\r\n").encode() + body
+
+
+@on_loop
+async def test_a_request_goes_through_with_the_real_key_and_without_the_token() -> None:
+    taken = []
+
+    async def script(peer: Peer) -> None:
+        taken.append(await take_request(peer))
+        await peer.send(answer(200, b"data: 1\n\n", "Content-Type: text/event-stream", "X-Request-Id: 7"))
+
+    async with scripted(script) as port, gateway(port) as codex:
+        reply = await codex.post(
+            "X-Own: 1", "TE: trailers", "Connection: keep-alive", path="/s/responses?a=b"
+        )
+        assert (reply.status, reply.body) == (200, b"data: 1\n\n")
+        assert (reply.headers["content-type"], reply.headers["x-request-id"]) == ("text/event-stream", "7")
+        assert codex.failure is None
+        ((first, headers, body),) = taken
+        assert (first, body) == ("POST /v1/responses?a=b HTTP/1.1", b"{}")
+        assert headers["authorization"] == f"Bearer {KEY}"
+        assert headers["host"] == f"127.0.0.1:{port}"
+        assert headers["x-own"] == "1"
+        assert "te" not in headers
+        assert codex.token not in str(headers)
+
+
+@on_loop
+async def test_without_a_key_no_credential_is_sent() -> None:
+    taken = []
+
+    async def script(peer: Peer) -> None:
+        taken.append(await take_request(peer))
+        await peer.send(answer(200, b""))
+
+    async with scripted(script) as port, gateway(port, None) as codex:
+        await codex.post()
+        assert "authorization" not in taken[0][1]
+
+
+@pytest.mark.parametrize(
+    "credential", ["", "Bearer", "Bearer wrong", f"Bearer {KEY}", "Basic x", "Bearer \xe9\xff"]
+)
+@on_loop
+async def test_only_codex_comes_in(credential: str) -> None:
+    async def never(peer: Peer) -> None:
+        raise AssertionError("the upstream was asked")
+
+    async with scripted(never) as port, gateway(port) as codex:
+        reply = await codex.post(credential=credential)
+        assert (reply.status, reply.code) == (401, "unauthorized")
+
+
+@pytest.mark.parametrize("path", ["/other/responses", "/", "//s/x/responses", "/s%2Fresponses"])
+@on_loop
+async def test_an_unknown_session_has_no_way_through(path: str) -> None:
+    async def never(peer: Peer) -> None:
+        raise AssertionError("the upstream was asked")
+
+    async with scripted(never) as port, gateway(port) as codex:
+        codex.gateway.close("s")
+        assert (await codex.post(path=path)).status == 404
+
+
+def final_message(reply: Reply) -> str:
+    """Return the message of the one event that makes Codex give up at once."""
+    assert reply.status == 200
+    assert reply.headers["content-type"] == "text/event-stream"
+    name, _, data = reply.body.strip().rpartition(b"event: response.failed\ndata: ")
+    assert name == b""
+    message = json_codec.decode(data)["response"]["error"]["message"]
+    assert isinstance(message, str)
+    return message
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (400, "upstream_rejected"),
+        (401, "upstream_unauthorized"),
+        (403, "upstream_unauthorized"),
+        (404, "upstream_rejected"),
+        (422, "upstream_rejected"),
+    ],
+)
+@on_loop
+async def test_a_refusal_that_is_final_is_told_at_once(status: int, code: str) -> None:
+    async def script(peer: Peer) -> None:
+        await take_request(peer)
+        await peer.send(answer(status, b'{"error":{"message":"no such model"}}'))
+
+    async with scripted(script) as port, gateway(port) as codex:
+        message = final_message(await codex.post())
+        assert message == f"The upstream answered {status} Reason: no such model"
+        assert codex.failure == Failure(message, code)
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (408, "upstream_rejected"),
+        (429, "upstream_rate_limited"),
+        (500, "upstream_error"),
+        (503, "upstream_error"),
+    ],
+)
+@on_loop
+async def test_a_refusal_that_may_pass_is_left_to_codex(status: int, code: str) -> None:
+    async def script(peer: Peer) -> None:
+        await take_request(peer)
+        await peer.send(answer(status, b"later", "Retry-After: 3"))
+
+    async with scripted(script) as port, gateway(port) as codex:
+        reply = await codex.post()
+        assert (reply.status, reply.body, reply.headers["retry-after"]) == (status, b"later", "3")
+        assert codex.failure == Failure(f"The upstream answered {status} Reason: later", code)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b'{"error":{"message":"a"}}', ": a"),
+        (b'{"error":"b"}', ": b"),
+        (b'{"message":"c"}', ": c"),
+        (b'{"detail":"d"}', ": d"),
+        (b'{"detail":[{"loc":1}]}', ': [{"loc":1}]'),
+        (b"<html>e</html>", ": <html>e</html>"),
+        (b"", ""),
+        (b"x" * 2000, ": " + "x" * 500),
+        (f"your key {KEY} is wrong".encode(), ": your key [hidden] is wrong"),
+    ],
+)
+@on_loop
+async def test_an_upstreams_words_are_found_in_any_shape(body: bytes, said: str) -> None:
+    async def script(peer: Peer) -> None:
+        await take_request(peer)
+        await peer.send(answer(401, body))
+
+    async with scripted(script) as port, gateway(port) as codex:
+        assert final_message(await codex.post()) == "The upstream answered 401 Reason" + said
+
+
+@on_loop
+async def test_a_new_request_forgets_the_failure_before_it() -> None:
+    answers = [answer(500, b"oh"), answer(200, b"fine")]
+
+    async def script(peer: Peer) -> None:
+        while answers:
+            await take_request(peer)
+            await peer.send(answers.pop(0))
+
+    async with scripted(script) as port, gateway(port) as codex:
+        await codex.post()
+        assert codex.failure is not None
+        await codex.post()
+        assert codex.failure is None
+
+
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [
+        (b"", "upstream_disconnected"),
+        (b"nonsense\r\n\r\n", "upstream_error"),
+        (b"HTTP/1.1 200 OK\r\nA: " + b"x" * 40_000 + b"\r\n\r\n", "upstream_error"),
+    ],
+)
+@on_loop
+async def test_an_upstream_that_gives_no_answer_is_502(said: bytes, code: str) -> None:
+    async def script(peer: Peer) -> None:
+        await take_request(peer)
+        await peer.send(said)
+
+    async with scripted(script) as port, gateway(port) as codex:
+        reply = await codex.post()
+        assert reply.status == 502
+        assert json_codec.decode(reply.body)["error"]["code"] == code
+        assert codex.failure is not None
+        assert codex.failure.code == code
+
+
+@on_loop
+async def test_an_upstream_that_says_nothing_is_504() -> None:
+    async def script(peer: Peer) -> None:
+        await peer.rest()
+
+    async with scripted(script) as port, gateway(port, idle_timeout_s=0.05) as codex:
+        reply = await codex.post()
+        assert reply.status == 504
+        assert codex.failure is not None
+        assert codex.failure.code == "upstream_timeout"
+
+
+HALF = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"
+
+
+@pytest.mark.parametrize(
+    ("more", "code"), [(b"", "upstream_disconnected"), (b"nonsense\r\n", "upstream_error")]
+)
+@on_loop
+async def test_a_stream_that_breaks_off_is_broken_off_and_remembered(more: bytes, code: str) -> None:
+    async def script(peer: Peer) -> None:
+        await take_request(peer)
+        await peer.send(HALF + more)
+
+    async with scripted(script) as port, gateway(port) as codex:
+        with pytest.raises((EOFError, ConnectionError)):
+            await codex.post()
+        assert codex.failure is not None
+        assert codex.failure.code == code
+
+
+@on_loop
+async def test_a_stream_that_falls_silent_ends_with_words() -> None:
+    async def script(peer: Peer) -> None:
+        await take_request(peer)
+        await peer.send(HALF)
+        await peer.rest()
+
+    async with scripted(script) as port, gateway(port, idle_timeout_s=0.05) as codex:
+        reply = await codex.post()
+        assert reply.status == 200
+        assert reply.body.startswith(b"hello\n\nevent: response.failed\ndata: ")
+        assert codex.failure is not None
+        assert codex.failure.code == "upstream_timeout"
+
+
+@on_loop
+async def test_an_upstream_that_is_asked_for_more_than_responses_is_answered_as_its_own_api_does() -> None:
+    async def script(peer: Peer) -> None:
+        await take_request(peer)
+        await peer.send(answer(404, b'{"error":{"message":"no"}}'))
+
+    async with scripted(script) as port, gateway(port) as codex:
+        reply = await codex.post(path="/s/models")
+        assert reply.status == 404
+        assert json_codec.decode(reply.body)["error"]["code"] == "upstream_rejected"

@@ -1,0 +1,414 @@
+"""The HTTP client against scripted peers: framing, the pool, time-outs, everything that breaks."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from codex_bridge.adapters.http_client import ClientResponse, HttpClient, Origin
+from codex_bridge.errors import UpstreamFailed
+from codex_bridge.limits import MAX_ERROR_BODY_BYTES, MAX_HEAD_BYTES, MAX_IDLE_UPSTREAM_CONNECTIONS
+from tests.unit.loop import on_loop
+from tests.unit.wire import Peer, connected, scripted, take_request
+
+SIZED = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n3;x=y\r\nllo\r\n0\r\nA: b\r\n\r\n"
+UNTIL_CLOSE = b"HTTP/1.1 200 OK\r\n\r\nhello"
+
+Script = Callable[[Peer], Awaitable[None]]
+
+
+@asynccontextmanager
+async def client(idle_timeout_s: float = 10.0) -> AsyncIterator[HttpClient]:
+    made = HttpClient(5.0, idle_timeout_s)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+async def send(client: HttpClient, port: int, method: str = "POST", body: bytes = b"{}") -> ClientResponse:
+    origin = Origin("http", "127.0.0.1", port)
+    return await client.request(origin, method, "/v1/x?y=z", (("Host", origin.authority), ("A", "b")), body)
+
+
+async def read(answer: ClientResponse) -> bytes:
+    return b"".join([piece async for piece in answer.iter_body()])
+
+
+def answering(*answers: bytes, seen: list[str] | None = None) -> Script:
+    """Return a script that answers the requests of each connection in this order, then closes it."""
+
+    async def script(peer: Peer) -> None:
+        for answer in answers:
+            first, _, _ = await take_request(peer)
+            if seen is not None:
+                seen.append(first)
+            await peer.send(answer)
+
+    return script
+
+
+@on_loop
+async def test_a_request_is_sent_whole() -> None:
+    taken: list[tuple[str, dict[str, str], bytes]] = []
+
+    async def script(peer: Peer) -> None:
+        taken.append(await take_request(peer))
+        await peer.send(SIZED)
+
+    async with scripted(script) as port, client() as http:
+        answer = await send(http, port, body=b"x" * 300_000)
+        assert await read(answer) == b"hello"
+    ((first, headers, body),) = taken
+    assert first == "POST /v1/x?y=z HTTP/1.1"
+    assert headers == {"host": f"127.0.0.1:{port}", "a": "b", "content-length": "300000"}
+    assert body == b"x" * 300_000
+
+
+@pytest.mark.parametrize("answer", [SIZED, CHUNKED, UNTIL_CLOSE, b"HTTP/1.1 100 Continue\r\n\r\n" + SIZED])
+@pytest.mark.parametrize("size", [1, 7, 1000])
+@on_loop
+async def test_an_answer_is_read_however_it_is_framed_and_cut(answer: bytes, size: int) -> None:
+    async def script(peer: Peer) -> None:
+        await take_request(peer)
+        for start in range(0, len(answer), size):
+            await peer.send(answer[start : start + size])
+
+    async with scripted(script) as port, client() as http:
+        found = await send(http, port)
+        assert found.head.status == 200
+        assert await read(found) == b"hello"
+
+
+@on_loop
+async def test_a_body_comes_piece_by_piece() -> None:
+    go_on = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await take_request(peer)
+        await peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n")
+        await go_on.wait()
+        await peer.send(b"3\r\nllo\r\n0\r\n\r\n")
+
+    async with scripted(script) as port, client() as http:
+        pieces = (await send(http, port)).iter_body()
+        assert await anext(pieces) == b"he"
+        go_on.set()
+        assert [piece async for piece in pieces] == [b"llo"]
+
+
+@pytest.mark.parametrize(
+    ("method", "answer"),
+    [
+        ("HEAD", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"),
+        ("POST", b"HTTP/1.1 204 No Content\r\n\r\n"),
+        ("GET", b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n"),
+    ],
+)
+@on_loop
+async def test_an_answer_without_a_body_ends_at_once_and_keeps_the_connection(
+    method: str, answer: bytes
+) -> None:
+    async with scripted(answering(answer, SIZED)) as port, client() as http:
+        assert await read(await send(http, port, method)) == b""
+        assert await read(await send(http, port)) == b"hello"
+
+
+async def count_connections(first: bytes, *, read_first: bool = True) -> int:
+    """Return how many connections two requests take when the first is answered by `first`."""
+    connections = 0
+
+    async def script(peer: Peer) -> None:
+        nonlocal connections
+        connections += 1
+        await answering(first if connections == 1 else SIZED, SIZED)(peer)
+
+    async with scripted(script) as port, client() as http:
+        answer = await send(http, port)
+        if read_first:
+            await read(answer)
+        answer.close()
+        assert await read(await send(http, port)) == b"hello"
+    return connections
+
+
+@pytest.mark.parametrize(
+    ("first", "connections"),
+    [
+        (SIZED, 1),
+        (CHUNKED, 1),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", 1),
+        (b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 1\r\n\r\nx", 2),
+        (b"HTTP/1.0 200 OK\r\nContent-Length: 1\r\n\r\nx", 2),
+        (b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 1\r\n\r\nx", 2),
+        (SIZED + b"HTTP/1.1 200 OK\r\n", 2),
+    ],
+)
+@on_loop
+async def test_a_connection_is_used_again_when_that_is_safe(first: bytes, connections: int) -> None:
+    assert await count_connections(first) == connections
+
+
+@on_loop
+async def test_an_answer_that_was_not_read_to_its_end_gives_its_connection_up() -> None:
+    assert await count_connections(SIZED, read_first=False) == 2
+
+
+@on_loop
+async def test_a_pooled_connection_that_closes_in_this_moment_is_replaced() -> None:
+    connections = 0
+
+    async def script(peer: Peer) -> None:
+        nonlocal connections
+        connections += 1
+        await answering(SIZED)(peer)
+        if connections == 1:
+            await take_request(peer)  # and closes without a word
+
+    async with scripted(script) as port, client() as http:
+        for _ in range(2):
+            assert await read(await send(http, port)) == b"hello"
+    assert connections == 2
+
+
+@on_loop
+async def test_a_request_that_was_answered_in_part_is_not_sent_again() -> None:
+    seen: list[str] = []
+    script = answering(SIZED, b"HTTP/1.1 200 O", seen=seen)
+    async with scripted(script) as port, client() as http:
+        await read(await send(http, port))
+        with pytest.raises(UpstreamFailed) as caught:
+            await send(http, port)
+    assert caught.value.code == "upstream_disconnected"
+    assert len(seen) == 2
+
+
+@on_loop
+async def test_what_a_resting_connection_says_unasked_is_no_answer() -> None:
+    rested, said = asyncio.Event(), asyncio.Event()
+    connections = 0
+
+    async def script(peer: Peer) -> None:
+        nonlocal connections
+        connections += 1
+        if connections > 1:
+            await answering(SIZED)(peer)
+            return
+        await answering(SIZED)(peer)
+        await rested.wait()
+        # As servers do that give up on an idle connection.
+        await peer.send(b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        peer.end()
+        said.set()
+        await peer.rest()
+
+    async def quiet(peer: Peer) -> None:
+        await peer.send(b".")
+
+    async with scripted(script) as port, scripted(quiet) as other, client() as http:
+        assert await read(await send(http, port)) == b"hello"
+        rested.set()
+        await said.wait()
+        # A round trip later the loop has seen what lies in the resting connection's socket.
+        for _ in range(3):
+            async with connected(other) as peer:
+                assert await peer.rest() == b"."
+        answer = await send(http, port)
+        assert (answer.head.status, await read(answer)) == (200, b"hello")
+
+
+@on_loop
+async def test_the_pool_has_a_bound() -> None:
+    count = MAX_IDLE_UPSTREAM_CONNECTIONS + 4
+    async with scripted(answering(SIZED)) as port, client() as http:
+        answers = [await send(http, port) for _ in range(count)]
+        for answer in answers:
+            assert await read(answer) == b"hello"
+        assert sum(len(resting) for resting in http._idle.values()) == MAX_IDLE_UPSTREAM_CONNECTIONS
+
+
+async def failure(script: Script, idle_timeout_s: float = 10.0) -> UpstreamFailed:
+    async with scripted(script) as port, client(idle_timeout_s) as http:
+        with pytest.raises(UpstreamFailed) as caught:
+            answer = await send(http, port)
+            try:
+                await read(answer)
+            finally:
+                answer.close()
+        assert f"http://127.0.0.1:{port}" in caught.value.message
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "said",
+    [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhe", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhe"],
+)  # fmt: skip
+@on_loop
+async def test_silence_has_a_bound(said: bytes) -> None:
+    async def script(peer: Peer) -> None:
+        await take_request(peer)
+        await peer.send(said)
+        await peer.rest()
+
+    problem = await failure(script, 0.05)
+    assert (problem.code, problem.status) == ("upstream_timeout", 504)
+
+
+@on_loop
+async def test_an_upstream_that_does_not_read_has_a_bound() -> None:
+    release = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await release.wait()
+
+    async with scripted(script) as port, client(0.05) as http:
+        with pytest.raises(UpstreamFailed) as caught:
+            await send(http, port, body=b"x" * 30_000_000)
+        release.set()
+    assert caught.value.code == "upstream_timeout"
+
+
+@on_loop
+async def test_an_upstream_that_talks_on_is_not_timed_out() -> None:
+    async def script(peer: Peer) -> None:
+        await take_request(peer)
+        await peer.send(b"HTTP/1.1 200 OK\r\n\r\n")
+        loop = asyncio.get_running_loop()
+        for _ in range(12):
+            tick = loop.create_future()
+            loop.call_later(0.05, tick.set_result, None)
+            await tick
+            await peer.send(b".")
+
+    async with scripted(script) as port, client(0.4) as http:
+        assert await read(await send(http, port)) == b"." * 12
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"", b"HTTP/1.1 200 OK\r\nContent-Le", b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhell",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n",
+    ],
+)  # fmt: skip
+@on_loop
+async def test_an_answer_that_breaks_off_is_told(said: bytes) -> None:
+    problem = await failure(answering(said))
+    assert (problem.code, problem.status) == ("upstream_disconnected", 502)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"SSH-2.0-OpenSSH_9.2\r\n\r\n", b"\x15\x03\x01\x00\x02\x02\x0a", b"HTTP/1.1 200 OK\nContent-Length: 0\n\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5, 6\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n", b"HTTP/1.1 200 OK\r\nA : b\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nA: " + b"x" * MAX_HEAD_BYTES + b"\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 200 + b"\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nnonsense\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhello\r\n0\r\n\r\n",
+    ],
+)  # fmt: skip
+@on_loop
+async def test_garbage_is_the_upstreams_failure(said: bytes) -> None:
+    async def script(peer: Peer) -> None:
+        await take_request(peer)
+        await peer.send(said)
+        await peer.rest()
+
+    problem = await failure(script)
+    assert problem.status == 502
+
+
+@on_loop
+async def test_an_upstream_that_is_not_there() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+        async with client() as http:
+            with pytest.raises(UpstreamFailed) as caught:
+                await send(http, port)
+    assert (caught.value.code, caught.value.status) == ("upstream_unreachable", 502)
+
+
+@pytest.mark.parametrize("host", ["host.invalid", "a..b", "x" * 70, "h\u00f6st.invalid"])
+@on_loop
+async def test_a_host_that_cannot_be_found(host: str) -> None:
+    async with client() as http:
+        with pytest.raises(UpstreamFailed) as caught:
+            await http.request(Origin("http", host, 80), "GET", "/", (), b"")
+    assert caught.value.code == "upstream_unreachable"
+
+
+@on_loop
+async def test_a_connection_that_is_not_accepted_in_time() -> None:
+    # A listener whose queue is full does not answer the next SYN.
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        port = full.getsockname()[1]
+        fillers = [socket.socket() for _ in range(4)]
+        try:
+            for filler in fillers:
+                filler.setblocking(False)
+                filler.connect_ex(("127.0.0.1", port))
+            http = HttpClient(0.05, 10.0)
+            with pytest.raises(UpstreamFailed) as caught:
+                await send(http, port)
+        finally:
+            for filler in fillers:
+                filler.close()
+    assert (caught.value.code, caught.value.status) == ("upstream_timeout", 504)
+
+
+@on_loop
+async def test_plain_http_where_tls_is_expected() -> None:
+    async def script(peer: Peer) -> None:
+        await peer.reader.read(1)
+        await peer.send(SIZED)
+
+    async with scripted(script) as port, client() as http:
+        with pytest.raises(UpstreamFailed) as caught:
+            await http.request(Origin("https", "127.0.0.1", port), "GET", "/", (), b"")
+    assert caught.value.code == "upstream_unreachable"
+
+
+@on_loop
+async def test_of_an_errors_body_only_the_beginning_is_read() -> None:
+    left = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await take_request(peer)
+        await peer.send(
+            b"HTTP/1.1 500 Oh\r\nContent-Length: 100000000\r\n\r\n" + b"x" * (2 * MAX_ERROR_BODY_BYTES)
+        )
+        await peer.rest()
+        left.set()
+
+    async with scripted(script) as port, client() as http:
+        answer = await send(http, port)
+        assert await answer.read_error_text() == b"x" * MAX_ERROR_BODY_BYTES
+        await left.wait()
+
+
+@on_loop
+async def test_a_request_that_is_cancelled_closes_its_connection() -> None:
+    taken, left = asyncio.Event(), asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await take_request(peer)
+        taken.set()
+        await peer.rest()
+        left.set()
+
+    async with scripted(script) as port, client() as http:
+        task = asyncio.create_task(send(http, port))
+        await taken.wait()
+        task.cancel()
+        await asyncio.wait([task])
+        await left.wait()
