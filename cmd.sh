@@ -33,19 +33,21 @@ find_python() {
   exit 1
 }
 
-# Make the virtual environment $1 with the requirements $2..., again only when pyproject.toml has changed.
+# Make the virtual environment $1 with the requirements $2..., again only when they or pyproject.toml have changed.
 make_environment() {
   local directory=$1 python stamp
   shift
-  stamp="$directory/installed-$(cksum <pyproject.toml | cut -d' ' -f1)"
+  stamp="$directory/installed-$({ cat pyproject.toml; echo "$@"; } | cksum | cut -d' ' -f1)"
   if [ ! -e "$stamp" ]; then
     python=$(find_python)
     echo "cmd.sh: setting up $directory (once)" >&2
-    "$python" -m venv --clear "$directory"
+    [ -x "$directory/bin/python" ] || "$python" -m venv "$directory"
     "$directory/bin/python" -m pip install --quiet --disable-pip-version-check "$@"
     touch "$stamp"
   fi
 }
+
+make_user_environment() { make_environment .venv -e '.[fast,codex]'; }
 
 make_full_environment() { make_environment .venv -e '.[fast,codex,dev]'; }
 
@@ -89,7 +91,7 @@ command=${1:-help}
 [ $# -gt 0 ] && shift
 case $command in
   demo)
-    make_environment .venv -e '.[fast,codex,dev]'
+    make_user_environment
     exec .venv/bin/codex-bridge demo "$@"
     ;;
   test) run_tests "$@" ;;
@@ -105,7 +107,7 @@ case $command in
     exec .venv/bin/python -m tests.bench "$@"
     ;;
   serve)
-    make_full_environment
+    make_user_environment
     exec .venv/bin/codex-bridge serve "$@"
     ;;
   help | -h | --help) usage ;;

@@ -28,10 +28,12 @@ _PAGE = """\
   <meta charset="utf-8">
   <title>Hero section</title>
   <style>
-    .hero { display: grid; gap: 1.5rem; place-items: center; padding: 6rem 1.5rem; text-align: center;
-            font-family: system-ui, sans-serif; color: #fff; background: linear-gradient(135deg, #1e3a8a, #0f766e); }
+    .hero { display: grid; gap: 1.5rem; place-items: center;
+            padding: 6rem 1.5rem; text-align: center; font-family: sans-serif;
+            color: #fff; background: linear-gradient(135deg, #1e3a8a, #0f766e); }
     .hero h1 { margin: 0; font-size: clamp(2rem, 6vw, 4rem); }
-    .hero a { padding: .9rem 2rem; border-radius: 999px; color: #1e3a8a; background: #fff; text-decoration: none; }
+    .hero a { padding: .9rem 2rem; border-radius: 2rem; text-decoration: none;
+              color: #1e3a8a; background: #fff; }
   </style>
 </head>
 <body>

@@ -145,9 +145,8 @@ def _say_how_to_go_on(
     screen.say(f"  curl -s {address}/health")
     screen.say(f"  curl -s {address}/chat/sessions/{session_id}")
     screen.say(f"  curl -sN {address}/chat/sessions/{session_id}/stream")
-    screen.say(
-        f"  curl -s {address}/chat/sessions/{session_id}/messages -H 'Content-Type: application/json' \\"
-    )
+    screen.say(f"  curl -s {address}/chat/sessions/{session_id}/messages \\")
+    screen.say("       -H 'Content-Type: application/json' \\")
     screen.say('       -d \'{"message": "Create another hero section."}\'')
     screen.say("")
 

@@ -13,7 +13,7 @@ from ..runtime import Event, Failure, TurnOutcome, TurnRequest, TurnStatus
 
 # The name under which Codex knows the bridge's gateway.
 PROVIDER_ID = "codex_bridge"
-MINIMUM_VERSION = (0, 160, 0)
+MINIMUM_VERSION = (0, 163, 0)
 
 # Given to every app-server. A shell snapshot spawns a login shell for each thread: measured, it makes 40
 # concurrent turns five times slower.

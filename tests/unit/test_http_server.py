@@ -4,7 +4,6 @@ import asyncio
 import os
 import socket
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 
 import pytest
 
@@ -12,7 +11,7 @@ from codex_bridge.adapters import http_server
 from codex_bridge.adapters.http_server import Handler, Request, Response, Stream, StreamResponse, Timeouts
 from codex_bridge.errors import Unauthorized, UpstreamFailed
 from tests.unit.loop import on_loop
-from tests.unit.wire import BRISK, Peer, connected, request, serving
+from tests.unit.wire import Peer, brisk, connected, request, serving
 
 GET = request("GET /a HTTP/1.1")
 
@@ -35,7 +34,7 @@ def post(body: bytes, *headers: str, path: str = "/p") -> bytes:
 @pytest.mark.parametrize("sent", [b"G", b"GET / HTTP/1.1\r\n", GET[:-1]])
 @on_loop
 async def test_a_slow_head_is_408(sent: bytes) -> None:
-    async with serving(echo, BRISK) as (_, port), connected(port) as peer:
+    async with serving(echo, brisk("head", "linger")) as (_, port), connected(port) as peer:
         await peer.send(sent)
         reply = await peer.reply()
         assert (reply.status, reply.code, reply.closes) == (408, "request_timeout", True)
@@ -53,7 +52,10 @@ async def test_a_slow_head_is_408(sent: bytes) -> None:
 )
 @on_loop
 async def test_a_slow_body_is_408(sent: bytes) -> None:
-    async with serving(echo, BRISK) as (_, port), connected(port) as peer:
+    async with (
+        serving(echo, brisk("body_idle", "body_total", "linger")) as (_, port),
+        connected(port) as peer,
+    ):
         await peer.send(sent)
         reply = await peer.reply()
         assert (reply.status, reply.code, reply.closes) == (408, "request_timeout", True)
@@ -65,14 +67,17 @@ async def test_a_refusal_does_not_wait_for_a_body_that_nobody_reads() -> None:
     async def refuse(request: Request) -> Response:
         raise Unauthorized("No.")
 
-    async with serving(refuse, BRISK) as (_, port), connected(port) as peer:
+    async with (
+        serving(refuse, brisk("body_idle", "body_total", "linger")) as (_, port),
+        connected(port) as peer,
+    ):
         await peer.send(post(b"12345")[:-5])
         assert (await peer.reply()).status == 401
 
 
 @on_loop
 async def test_a_body_that_nobody_reads_has_a_bound_for_the_whole() -> None:
-    times = replace(BRISK, body_idle=60.0)
+    times = brisk("body_total", "linger")
     async with serving(ignore, times) as (_, port), connected(port) as peer:
         await peer.send(post(b"12345")[:-1])
         async with asyncio.timeout(5):
@@ -82,7 +87,7 @@ async def test_a_body_that_nobody_reads_has_a_bound_for_the_whole() -> None:
 @pytest.mark.parametrize("first", [b"", GET])
 @on_loop
 async def test_an_idle_connection_is_closed_without_a_word(first: bytes) -> None:
-    async with serving(echo, BRISK) as (_, port), connected(port) as peer:
+    async with serving(echo, brisk("idle", seconds=0.3)) as (_, port), connected(port) as peer:
         if first:
             await peer.send(first)
             assert (await peer.reply()).status == 200
@@ -205,7 +210,7 @@ async def test_a_short_body_that_nobody_read_is_dropped(body: bytes) -> None:
 @on_loop
 async def test_a_long_body_ends_the_connection_and_the_answer_still_arrives(path: str) -> None:
     handler = ignore if path == "ignored" else echo
-    async with serving(handler, replace(BRISK, linger=5.0)) as (_, port), connected(port) as peer:
+    async with serving(handler, brisk()) as (_, port), connected(port) as peer:
         peer.writer.write(post(b"x" * 3_000_000) + GET)
         reply = await peer.reply()
         assert (reply.status, reply.closes) == (200 if path == "ignored" else 413, True)
@@ -214,7 +219,7 @@ async def test_a_long_body_ends_the_connection_and_the_answer_still_arrives(path
 
 @on_loop
 async def test_a_chunked_body_past_the_limit_is_413() -> None:
-    async with serving(echo, BRISK) as (_, port), connected(port) as peer:
+    async with serving(echo, brisk()) as (_, port), connected(port) as peer:
         await peer.send(request("POST / HTTP/1.1", "Transfer-Encoding: chunked"))
         await peer.send(b"200\r\n" + b"x" * 512 + b"\r\n" + b"200\r\n" + b"x" * 512 + b"\r\n")
         assert (await peer.reply()).status == 413
@@ -310,7 +315,7 @@ async def hello(stream: Stream) -> None:
 async def test_a_streamed_answer(
     sent: bytes, headers: tuple[tuple[str, str], ...], until_close: bool, framing: str, closes: bool
 ) -> None:
-    times = replace(BRISK, idle=5.0)
+    times = brisk()
     async with (
         serving(streaming(hello, *headers, until_close=until_close), times) as (_, port),
         connected(port) as peer,
@@ -346,7 +351,7 @@ def test_a_quiet_stream_has_heartbeats(monkeypatch: pytest.MonkeyPatch) -> None:
 
     @on_loop
     async def main() -> None:
-        async with serving(streaming(quiet, until_close=True), BRISK) as (_, port), connected(port) as peer:
+        async with serving(streaming(quiet, until_close=True), brisk()) as (_, port), connected(port) as peer:
             await peer.send(GET)
             for _ in range(3):
                 await peer.reader.readuntil(b": beat\n\n")
@@ -406,7 +411,7 @@ async def test_a_pushed_stream_knows_what_its_reader_has_not_taken_and_waits_wit
 
         return StreamResponse(200, (), push, until_close=True)
 
-    async with serving(handle, BRISK) as (_, port), connected(port, 4096) as peer:
+    async with serving(handle, brisk("write", "linger")) as (_, port), connected(port, 4096) as peer:
         peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
         await peer.send(GET)
         await waiting.wait()
@@ -435,7 +440,7 @@ async def test_a_writer_waits_for_its_reader_but_not_for_ever() -> None:
 
         return StreamResponse(200, (), endless)
 
-    async with serving(handle, BRISK) as (_, port), connected(port, 4096) as peer:
+    async with serving(handle, brisk("write", "linger")) as (_, port), connected(port, 4096) as peer:
         await peer.send(GET)
         await peer.reader.readuntil(b"\r\n\r\n")
         peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
@@ -466,7 +471,10 @@ async def test_a_client_that_never_reads_the_rest_is_not_held_for_ever(ending: s
         return StreamResponse(200, (), push, until_close=True)
 
     sent = {"close": request("GET / HTTP/1.1", "Connection: close"), "head": GET + b"GET /"}.get(ending, GET)
-    async with serving(handle, BRISK) as (_, port), connected(port, 4096) as peer:
+    async with (
+        serving(handle, brisk("write", "linger", "idle", "head", seconds=0.3)) as (_, port),
+        connected(port, 4096) as peer,
+    ):
         peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
         await peer.send(sent)
         await handled.wait()
@@ -589,7 +597,7 @@ async def test_what_is_pipelined_during_work_is_kept_or_refused_but_never_torn(s
         return Response(200)
 
     body = b"".join(b"%09d\n" % number for number in range(size // 10))
-    times = replace(BRISK, idle=5.0)
+    times = brisk()
     async with serving(handle, times) as (_, port), connected(port) as peer:
         await peer.send(request("GET /work HTTP/1.1"))
         await started.wait()
