@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Everything a person does in this checkout. `./cmd.sh help` explains.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")"
+caller=$PWD
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+cd "$root"
 
 usage() {
   cat <<'TEXT'
@@ -23,7 +25,7 @@ TEXT
 # Print the first Python that is new enough.
 find_python() {
   local candidate
-  for candidate in ${PYTHON:-} python3 python3.13 python3.12 python3.11; do
+  for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11}; do
     if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
       echo "$candidate"
       return
@@ -41,7 +43,8 @@ make_environment() {
   if [ ! -e "$stamp" ]; then
     python=$(find_python)
     echo "cmd.sh: setting up $directory (once)" >&2
-    [ -x "$directory/bin/python" ] || "$python" -m venv "$directory"
+    # One whose making was cut off has no pip.
+    "$directory/bin/python" -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear "$directory"
     "$directory/bin/python" -m pip install --quiet --disable-pip-version-check "$@"
     touch "$stamp"
   fi
@@ -92,7 +95,8 @@ command=${1:-help}
 case $command in
   demo)
     make_user_environment
-    exec .venv/bin/codex-bridge demo "$@"
+    cd "$caller"
+    exec "$root/.venv/bin/codex-bridge" demo "$@"
     ;;
   test) run_tests "$@" ;;
   build) build ;;
@@ -108,7 +112,8 @@ case $command in
     ;;
   serve)
     make_user_environment
-    exec .venv/bin/codex-bridge serve "$@"
+    cd "$caller"
+    exec "$root/.venv/bin/codex-bridge" serve "$@"
     ;;
   help | -h | --help) usage ;;
   *)

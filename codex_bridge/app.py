@@ -21,9 +21,9 @@ from .api.router import Route, Router
 from .api.sessions import SessionRoutes
 from .api.status import StatusRoutes
 from .api.stream import StreamRoutes
-from .config import SHORT_TOKEN_CHARACTERS, Config
+from .config import Config
 from .errors import ConfigError, StartFailed
-from .model import new_id
+from .limits import CLOSE_GRACE_S, SHORT_TOKEN_CHARACTERS
 from .runtimes.app_server import AppServerRuntime
 from .services.executor import TurnExecutor
 from .services.gateway import Gateway
@@ -32,9 +32,7 @@ from .services.providers import ProviderSettings, check_auth_mode, resolve_upstr
 from .services.sessions import SessionService
 from .services.turns import TurnService
 from .workspace.paths import WorkspaceRoots
-
-# Streams and short answers need no longer to end once their turns have.
-_CLOSE_GRACE_S = 2.0
+from .workspace.scratch import create_scratch, remove_scratch, remove_stale_scratches
 
 
 class Bridge:
@@ -45,20 +43,15 @@ class Bridge:
         check_bind(config)
         for secret in (config.token, config.api_key):
             log.hide(secret)
-        if config.token is not None and len(config.token) < SHORT_TOKEN_CHARACTERS:
-            log.warning(
-                "CODEX_BRIDGE_TOKEN is short enough to be guessed; use %d characters", SHORT_TOKEN_CHARACTERS
-            )
         provider = ProviderSettings(
             config.provider, config.auth_mode, config.base_url, config.api_key, config.default_model
         )
         auth_mode = check_auth_mode(provider)
         upstream = resolve_upstream(provider)
-        if upstream is None and config.base_url is not None:
-            log.warning("CODEX_PROVIDER_API_BASE_URL is not used: without a key Codex uses its own sign-in")
-        # Temporary files of Codex's commands: a place of the bridge's own, since /tmp is read-only to them.
-        self._scratch = os.path.join(config.temporary_directory, new_id("codex-bridge"))
-        self._environ = settings.child_environment(config, self._scratch, with_proxies=upstream is None)
+        self._doubts = _doubts(config, auth_mode)
+        self._environ = settings.child_environment(config, with_proxies=upstream is None)
+        self._scratch: str | None = None
+        self._is_listening = False
         self._preflight = Preflight(config.codex_bin)
         self._client = HttpClient(
             config.upstream_connect_timeout_ms / 1000, config.upstream_idle_timeout_ms / 1000
@@ -95,6 +88,14 @@ class Bridge:
         config = self._config
         where = config.socket or f"{config.host}:{config.port}"
         try:
+            self._environ["TMPDIR"] = self._scratch = create_scratch(config.temporary_directory)
+        except OSError as problem:
+            raise StartFailed(
+                f"TMPDIR={config.temporary_directory}: cannot make a directory there: {problem.strerror}."
+            ) from None
+        host, port = await self._gateway_server.listen_tcp("127.0.0.1", 0)
+        self._gateway.base_url = f"http://{host}:{port}"
+        try:
             if config.socket is not None:
                 await self._server.listen_unix(config.socket)
                 address = f"unix:{config.socket}"
@@ -104,34 +105,37 @@ class Bridge:
         except OSError as problem:
             reason = os.strerror(problem.errno) if problem.errno else str(problem)
             raise StartFailed(
-                f"Cannot listen on {where}: {reason}. CODEX_BRIDGE_HOST, CODEX_BRIDGE_PORT and "
-                "CODEX_BRIDGE_SOCKET choose the address."
+                f"Cannot listen on {where}: {reason}. --host and --port, or CODEX_BRIDGE_HOST, CODEX_BRIDGE_PORT and "
+                "CODEX_BRIDGE_SOCKET, choose the address."
             ) from None
-        host, port = await self._gateway_server.listen_tcp("127.0.0.1", 0)
-        self._gateway.base_url = f"http://{host}:{port}"
-        os.mkdir(self._scratch, 0o700)
+        self._is_listening = True
+        for doubt in self._doubts:
+            log.warning("%s", doubt)
         self._preflight.start(self._environ)
+        asyncio.get_running_loop().run_in_executor(None, remove_stale_scratches, config.temporary_directory)
         return address
 
     async def stop(self) -> None:
-        """Refuse new work, interrupt turns, end Codex, close every connection."""
+        """Refuse new work, interrupt turns, end Codex, close every connection. Also after half a start."""
+        if self._is_listening:
+            log.info("stopping")
         grace_s = self._config.shutdown_timeout_ms / 1000
         self._server.stop_accepting()
         await self._turns.stop(grace_s)
         await asyncio.gather(
             self._preflight.stop(),
             self._runtime.stop(),
-            self._server.stop(_CLOSE_GRACE_S),
-            self._gateway_server.stop(_CLOSE_GRACE_S),
+            self._server.stop(CLOSE_GRACE_S),
+            self._gateway_server.stop(CLOSE_GRACE_S),
         )
         self._client.close()
-        if self._config.socket is not None:
+        if self._config.socket is not None and self._is_listening:
             with contextlib.suppress(OSError):
                 os.unlink(self._config.socket)
-        # Imported late, like all that a start does not need: it counts in milliseconds.
-        import shutil
-
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        if self._scratch is not None:
+            remove_scratch(self._scratch)
+        if self._is_listening:
+            log.info("stopped")
 
 
 def _routes(
@@ -158,6 +162,23 @@ def check_bind(config: Config) -> None:
             f"CODEX_BRIDGE_HOST={config.host}: without CODEX_BRIDGE_TOKEN only loopback addresses are served, "
             "or anyone who can reach this address could run Codex here."
         )
+
+
+def _doubts(config: Config, auth_mode: str) -> list[str]:
+    """Return what an operator may not have meant, a sentence each."""
+    doubts = []
+    if config.token is not None and len(config.token) < SHORT_TOKEN_CHARACTERS:
+        doubts.append(
+            f"CODEX_BRIDGE_TOKEN is short enough to be guessed; {SHORT_TOKEN_CHARACTERS} characters are better."
+        )
+    if auth_mode == "chatgpt" and config.base_url is not None:
+        doubts.append("CODEX_PROVIDER_API_BASE_URL is not used: without a key Codex uses its own sign-in.")
+    if auth_mode == "api_key" and config.api_key is None:
+        doubts.append(
+            "CODEX_PROVIDER_API_KEY is not set, so requests go out without a key; "
+            "CODEX_AUTH_MODE=none says that this is meant, where the provider takes it."
+        )
+    return doubts
 
 
 def _shown(config: Config, auth_mode: str) -> dict[str, Any]:
@@ -190,26 +211,30 @@ async def serve(config: Config, during: Callable[[str], Awaitable[bool]] | None 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopping.set)
     bridge = Bridge(config)
-    address = await bridge.start()
-    log.info("codex-bridge %s listening on %s", __version__, address)
-    # What the start made lives as long as the process: the collector need not look at it again.
-    gc.freeze()
-    gc.enable()
-    signalled = asyncio.create_task(stopping.wait(), name="signals")
-    waited: set[asyncio.Task[Any]] = {signalled}
-    if during is not None:
-        waited.add(asyncio.create_task(_as_task(during(address)), name="beside the bridge"))
+    try:
+        address = await bridge.start()
+        log.info("codex-bridge %s listening on %s", __version__, address)
+        # What the start made lives as long as the process: the collector need not look at it again.
+        gc.freeze()
+        gc.enable()
+        return await _wait(stopping, during(address) if during is not None else None)
+    finally:
+        await bridge.stop()
+
+
+async def _wait(stopping: asyncio.Event, beside: Awaitable[bool] | None) -> bool:
+    """Return True once `stopping` is set, False when `beside` says so before."""
+    waited: set[asyncio.Task[bool]] = {asyncio.create_task(stopping.wait(), name="signals")}
+    if beside is not None:
+        waited.add(asyncio.create_task(_as_task(beside), name="beside the bridge"))
     goes_on = True
-    while goes_on and not stopping.is_set():
-        done, waited = await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-        goes_on = all(task.result() for task in done)
-    log.info("stopping")
-    await bridge.stop()
-    for task in waited:
-        task.cancel()
-    if waited:
-        await asyncio.wait(waited)
-    log.info("stopped")
+    try:
+        while goes_on and not stopping.is_set():
+            done, waited = await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+            goes_on = all(task.result() for task in done)
+    finally:
+        for task in waited:
+            task.cancel()
     return goes_on
 
 
@@ -219,9 +244,10 @@ async def _as_task(awaitable: Awaitable[bool]) -> bool:
 
 def run(main: Callable[[], Awaitable[bool]]) -> bool:
     """Run `main` on uvloop when it is installed, on asyncio otherwise."""
-    try:
+    factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+    with contextlib.suppress(ImportError):
         import uvloop
-    except ImportError:
-        return asyncio.run(_as_task(main()))
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
         return runner.run(_as_task(main()))

@@ -6,6 +6,7 @@ Exit status: 0 success, 1 failure, 2 usage or a setting that cannot be used.
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"codex-bridge: {problem.message}", file=sys.stderr)
         return 2 if isinstance(problem, ConfigError) else 1
     except KeyboardInterrupt:
+        return 1
+    except BrokenPipeError:
+        # Nobody reads the answers any more; the interpreter must not complain of that when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 
 
@@ -83,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     serve = commands.add_parser(
         "serve",
         help="run the bridge until SIGTERM or Ctrl-C (the default)",
-        description="Run the bridge until SIGTERM or Ctrl-C. Settings come from the environment:",
+        description="Run the bridge until SIGTERM or Ctrl-C. Each setting below is an environment variable; a flag wins over it.",
         epilog=_settings_text(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -99,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     for setting in config.SETTINGS:
         if setting.flag:
             serve.add_argument(setting.flag, dest=setting.field, metavar="VALUE", help=setting.help)
-            if setting.field in ("host", "port"):
+            if setting.field == "port":
                 demo.add_argument(setting.flag, dest=setting.field, metavar="VALUE", help=setting.help)
     commands.add_parser("version", help="print the version").set_defaults(run=_version)
     parser.add_argument("--version", action="version", version=f"codex-bridge {__version__}")
@@ -117,5 +122,7 @@ def _settings_text() -> str:
         default = f" [{setting.default}]" if setting.default else ""
         lines.append(" or ".join(setting.variables) + default)
         text = f"{setting.help} Expected: {setting.expected}."
-        lines += textwrap.wrap(text, 96, initial_indent="    ", subsequent_indent="    ")
+        lines += textwrap.wrap(
+            text, 96, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False
+        )
     return "\n".join(lines)

@@ -28,12 +28,12 @@ _PASSED_ON = frozenset({
 })  # fmt: skip
 # Never passed on, whoever asks for it.
 _SECRET_VARIABLES = frozenset({"CODEX_BRIDGE_TOKEN", "CODEX_PROVIDER_API_KEY", "OPENAI_API_KEY"})
+# How directories of the Node.js world call the machines.
+_NODE_MACHINES = {"x86_64": "x64", "aarch64": "arm64"}
 # Needed where Codex itself calls out (chatgpt sign-in); they may hold a password, so only there.
 _PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 # Where systemd's LoadCredential= puts the token.
 _TOKEN_CREDENTIAL = "codex_bridge_token"
-# A shorter token can be guessed; it is taken, with a warning.
-SHORT_TOKEN_CHARACTERS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +171,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("runtime_kind", ("CODEX_RUNTIME_KIND",), "app_server_adapter", " or ".join(RUNTIME_KINDS),
             "How Codex is driven.", _choice(RUNTIME_KINDS)),
     Setting("codex_bin", ("CODEX_BIN",), None, "the path of an executable file",
-            "The Codex program. Default: tools/codex-runtime/<platform>/codex, the Python package "
+            "The Codex program. Default: tools/codex-runtime/<platform>/codex beside the bridge, the Python package "
             "openai-codex-cli-bin, or codex on PATH, whichever comes first.", _executable),
     Setting("workspace_root", ("CODEX_WORKSPACE_ROOT",), ".", "an existing directory",
             "Where sessions work. Default: the working directory.", _directory, flag="--workspace"),
@@ -207,7 +207,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("codex_environment", ("CODEX_BRIDGE_PASS_ENVIRONMENT",), "", "names of variables that hold no secret of the bridge, by comma",
             "Variables that Codex and its commands may see besides PATH, HOME, LANG and their like.",
             _variable_names),
-    Setting("temporary_directory", ("TMPDIR",), "/tmp", "an existing directory",
+    Setting("temporary_directory", ("TMPDIR",), "/tmp", "an existing directory that can be written",
             "Where the bridge makes its scratch directory for Codex's temporary files.", _directory),
     Setting("log_level", ("CODEX_BRIDGE_LOG_LEVEL",), "info", ", ".join(LEVELS),
             "The least important lines to log.", _choice(tuple(LEVELS))),
@@ -273,11 +273,14 @@ def _read_token(environ: Mapping[str, str], token: str | None) -> str | None:
 
 def find_codex(environ: Mapping[str, str]) -> str | None:
     """Return the first Codex there is: beside the bridge, from the Python package, on PATH."""
-    platform = f"{sys.platform}-{os.uname().machine}"
-    bundled = os.path.join("tools", "codex-runtime", platform, "codex")
+    # Beside the bridge, and never in the working directory: that may be a workspace, where a model could have
+    # put a program of its own.
     here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    for base in (os.getcwd(), here):
-        path = os.path.join(base, bundled)
+    if os.path.isfile(here):
+        here = os.path.dirname(here)  # the single-file program
+    machine = os.uname().machine
+    for platform in (f"{sys.platform}-{machine}", f"{sys.platform}-{_NODE_MACHINES.get(machine, machine)}"):
+        path = os.path.join(here, "tools", "codex-runtime", platform, "codex")
         if os.access(path, os.X_OK) and os.path.isfile(path):
             return path
     packaged = _packaged_codex()
@@ -293,8 +296,8 @@ def _packaged_codex() -> str | None:
     return None
 
 
-def child_environment(config: Config, scratch: str, *, with_proxies: bool) -> dict[str, str]:
-    """Return the environment for Codex: an allow-list, and `scratch` as the place for temporary files."""
+def child_environment(config: Config, *, with_proxies: bool) -> dict[str, str]:
+    """Return the environment for Codex: an allow-list."""
     names = _PASSED_ON | set(config.codex_environment)
     passed = {name: value for name, value in os.environ.items() if name in names or name.startswith("LC_")}
     if with_proxies:
@@ -302,7 +305,6 @@ def child_environment(config: Config, scratch: str, *, with_proxies: bool) -> di
             for spelling in (name, name.lower()):
                 if spelling in os.environ:
                     passed[spelling] = os.environ[spelling]
-    passed["TMPDIR"] = scratch
     return passed
 
 

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-# A field's name comes from outside; a longer one is no name.
-_MAX_FIELD_CHARACTERS = 80
+from .limits import MAX_FIELD_CHARACTERS
 
 
 class BridgeError(Exception):
@@ -107,7 +106,7 @@ class InvalidField(BridgeError):
     code = "invalid_field"
 
     def __init__(self, field: str, message: str) -> None:
-        super().__init__(message, field=field[:_MAX_FIELD_CHARACTERS])
+        super().__init__(message, field=field[:MAX_FIELD_CHARACTERS])
 
 
 class HeadersTooLarge(BridgeError):

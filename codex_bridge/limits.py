@@ -31,12 +31,22 @@ IDLE_TIMEOUT_S = 75.0
 WRITE_TIMEOUT_S = 60.0
 # An unread body up to this size is read and dropped, so that the connection can be kept.
 MAX_DRAINED_BODY_BYTES = 64 * KIB
+# Seconds for short answers to end when the bridge stops; turns have had their own time before.
+CLOSE_GRACE_S = 2.0
 # Seconds to go on reading after a refusal, so that the client sees it before the connection ends.
 LINGER_TIMEOUT_S = 2.0
 # How often one sweep looks at all deadlines and heartbeats.
 SWEEP_INTERVAL_S = 1.0
 # One read from a socket. Measured: larger buffers do not gain, 256 KiB and more lose.
 READ_BYTES = 64 * KIB
+
+# Access and errors ------------------------------------------------------------------------------
+# A shorter token can be guessed; it is taken, with a warning.
+SHORT_TOKEN_CHARACTERS = 16
+# Shorter secrets are not looked for in texts: they would blank out ordinary words.
+MIN_SECRET_CHARACTERS = 6
+# A field's name in an error comes from outside; a longer one is no name.
+MAX_FIELD_CHARACTERS = 80
 
 # Streams ---------------------------------------------------------------------------------------
 # The comment heartbeat keeps proxies and browsers from closing a quiet stream.
@@ -101,6 +111,11 @@ STREAM_RETRIES = 4
 # `codex --version` answers at once; a binary that does not is not Codex.
 VERSION_TIMEOUT_S = 10.0
 
+# What /runtime/info waits for the version when it is asked right after the start.
+PREFLIGHT_WAIT_S = 2.0
+# The bridge watches a model's stream for silence itself; Codex's own watch is set beyond any turn.
+CODEX_IDLE_TIMEOUT_MS = 24 * 3600 * 1000
+
 # Upstream --------------------------------------------------------------------------------------
 # Kept-alive connections to one upstream that rest.
 MAX_IDLE_UPSTREAM_CONNECTIONS = 16
@@ -108,5 +123,7 @@ MAX_IDLE_UPSTREAM_CONNECTIONS = 16
 UPSTREAM_IDLE_REUSE_S = 20.0
 # The part of an upstream's error answer that is read for its message.
 MAX_ERROR_BODY_BYTES = 64 * KIB
+# An upstream's message in an error is for a person: longer ones are pages of HTML.
+MAX_UPSTREAM_MESSAGE_CHARACTERS = 500
 # A Responses request carries the whole conversation, images included.
 MAX_GATEWAY_BODY_BYTES = 256 * MIB

@@ -9,9 +9,9 @@ from __future__ import annotations
 import sys
 import time
 
+from .limits import MIN_SECRET_CHARACTERS
+
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
-# Shorter strings would blank out ordinary words.
-_MIN_SECRET_CHARACTERS = 6
 
 _threshold = LEVELS["info"]
 _secrets: set[str] = set()
@@ -25,7 +25,7 @@ def set_level(name: str) -> None:
 
 def hide(secret: str | None) -> None:
     """Replace `secret` by `[hidden]` in every later line."""
-    if secret and len(secret) >= _MIN_SECRET_CHARACTERS:
+    if secret and len(secret) >= MIN_SECRET_CHARACTERS:
         _secrets.add(secret)
 
 

@@ -1,4 +1,4 @@
-"""What the bridge remembers: sessions and their messages, and their JSON shapes (CONTRACT: routes)."""
+"""What the bridge remembers: sessions and their messages, and their JSON shapes (docs/api.md)."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
-# A runtime event is one JSON object with a `type` (CONTRACT: the stream's runtime event types), and
+# A runtime event is one JSON object with a `type` (docs/api.md lists the types), and
 # `usage.updated`, which a session keeps and its stream does not carry.
 Event = dict[str, Any]
 Emit = Callable[[Event], None]

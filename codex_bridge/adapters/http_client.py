@@ -273,6 +273,12 @@ class _Connection:
         self._stop_timer()
         self._last_activity = self._loop.time()
         self._watch = asyncio.create_task(self._reader.read(1), name="watch of a resting connection")
+        self._watch.add_done_callback(self._on_watch_done)
+
+    def _on_watch_done(self, watch: asyncio.Task[bytes]) -> None:
+        if not watch.cancelled():
+            watch.exception()  # retrieved: that the connection broke is all there is to know
+            self._writer.transport.abort()
 
     async def wake(self) -> bool:
         """Stop resting; return whether the connection can be used again."""
@@ -281,8 +287,6 @@ class _Connection:
         is_silent = not self._watch.done()
         self._watch.cancel()
         await asyncio.wait([self._watch])
-        if not self._watch.cancelled():
-            self._watch.exception()  # retrieved: that the connection broke is all there is to know
         return is_silent and rested_s < UPSTREAM_IDLE_REUSE_S and not self._writer.transport.is_closing()
 
     def _stop_timer(self) -> None:

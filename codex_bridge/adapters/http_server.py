@@ -13,7 +13,7 @@ A connection is always in one of these states, each with its own deadline:
     HANDLING   the handler works              none: it owns its time
     BODY       the handler waits for a body   time without a byte, time for all
     WRITING    waiting for the client to read time without progress
-    STREAM     a stream nobody waits for      none: heartbeats instead
+    STREAM     a stream nobody waits for      heartbeats; time with unread bytes
     CLOSING    refused, reading on a moment   linger time
 """
 
@@ -256,10 +256,10 @@ class HttpServer:
             self._sweep.cancel()
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connection = _Connection(self, reader, writer)
         if len(self._connections) >= MAX_CONNECTIONS or self._closing:
             writer.transport.abort()
             return
+        connection = _Connection(self, reader, writer)
         self._connections.add(connection)
         try:
             await connection.serve()

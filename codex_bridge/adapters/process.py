@@ -8,12 +8,17 @@ what is left of its group.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import re
 import signal
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import cast
 
 from ..limits import CHILD_READ_BYTES, CHILD_STOP_STEP_S, LAST_OUTPUT_S, STDERR_TAIL_BYTES
+
+# What colours a terminal's text; in a log or an error it is noise.
+_COLOR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class ChildProcess:
@@ -50,7 +55,7 @@ class ChildProcess:
     @property
     def stderr_tail(self) -> str:
         """The last of what the child wrote to stderr."""
-        return self._stderr.decode(errors="replace").strip()
+        return _COLOR.sub("", self._stderr.decode(errors="replace")).strip()
 
     def write(self, data: bytes) -> None:
         """Send `data` to the child's stdin; a dead child takes it silently (its reader tells)."""
@@ -78,17 +83,16 @@ class ChildProcess:
         self._process.stdin.close()
         await self._wait()
         for number in (signal.SIGTERM, signal.SIGKILL):
-            # Also after a clean exit: a grandchild may have outlived it.
-            if self._signal_group(number):
+            if not self._exited.is_set():
+                _signal_group(self.pid, number)
                 await self._wait()
         self._stderr_task.cancel()
 
     def kill(self) -> None:
         """KILL the whole group at once."""
-        self._signal_group(signal.SIGKILL)
-
-    def _signal_group(self, number: signal.Signals) -> bool:
-        return _signal_group(self._process.pid, number)
+        # Once the child is gone its group has been killed with it, and its number may be another's.
+        if not self._exited.is_set():
+            _signal_group(self.pid, signal.SIGKILL)
 
     async def _wait(self) -> None:
         try:
@@ -126,10 +130,7 @@ class _Protocol(asyncio.subprocess.SubprocessStreamProtocol):
         self.exited.set()
 
 
-def _signal_group(group: int, number: signal.Signals) -> bool:
-    """Signal a process group; return False when nobody is left in it."""
-    try:
+def _signal_group(group: int, number: signal.Signals) -> None:
+    """Signal a process group, if anybody is left in it."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(group, number)
-    except (ProcessLookupError, PermissionError):
-        return False
-    return True

@@ -1,4 +1,7 @@
-"""Replies: the one shape of success and the one place where an error becomes an answer."""
+"""Replies: the one shape of success and the one place where an error becomes an answer.
+
+They end in a newline, for those who read them in a terminal.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +21,10 @@ JSON_HEADERS: Headers = (
 
 def ok(status: int = 200, **fields: Any) -> Response:
     """Return a success with `fields` beside `"ok": true`."""
-    return Response(status, json_codec.encode({"ok": True, **fields}), JSON_HEADERS)
+    return Response(status, json_codec.encode({"ok": True, **fields}) + b"\n", JSON_HEADERS)
 
 
 def failure(problem: BridgeError) -> Response:
     """Return the answer that tells an error."""
     body = {"ok": False, "error": problem.message, "code": problem.code, **problem.details}
-    return Response(problem.status, json_codec.encode(body), JSON_HEADERS + problem.headers)
+    return Response(problem.status, json_codec.encode(body) + b"\n", JSON_HEADERS + problem.headers)

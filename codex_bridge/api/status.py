@@ -6,6 +6,7 @@ from typing import Any
 
 from .. import __version__
 from ..adapters.http_server import Request, Response
+from ..limits import PREFLIGHT_WAIT_S
 from ..runtime import Runtime
 from ..services.executor import TurnExecutor
 from ..services.preflight import Preflight
@@ -13,8 +14,6 @@ from . import replies
 from .access import Access
 
 _SERVICE = "codex-bridge"
-# Right after the start the binary may still be asked for its version.
-_PREFLIGHT_WAIT_S = 2.0
 
 
 class StatusRoutes:
@@ -51,7 +50,7 @@ class StatusRoutes:
 
     async def info(self, request: Request) -> Response:
         """Tell what runs here and how it is set up."""
-        await self._preflight.settle(_PREFLIGHT_WAIT_S)
+        await self._preflight.settle(PREFLIGHT_WAIT_S)
         return replies.ok(
             service=_SERVICE,
             version=__version__,

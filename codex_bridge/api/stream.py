@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
+from .. import log
 from ..adapters.http_server import Request, Stream, StreamResponse
 from ..limits import MAX_STREAM_BUFFER_BYTES, STREAM_RETRY_MS
-from ..log import info
 from ..protocol import json_codec, sse
 from ..services.events import EventLog
 from ..services.sessions import LiveSession, SessionService
@@ -34,33 +34,33 @@ class StreamRoutes:
 
 async def _serve(stream: Stream, live: LiveSession, last_id: tuple[str, int] | None) -> None:
     """Replay what was missed, as fast as the client reads, then follow."""
-    log = live.log
+    events = live.log
     stream.heartbeat = sse.HEARTBEAT
-    log.flush()
+    events.flush()
     start = sse.encode_retry(STREAM_RETRY_MS)
-    if last_id is not None and log.can_replay(*last_id):
+    if last_id is not None and events.can_replay(*last_id):
         seq = last_id[1]
     else:
-        seq = log.seq
+        seq = events.seq
         session = json_codec.encode({"session": live.session.to_json()})
-        start += sse.encode_event(log.epoch, seq, "session.ready", session)
-    reader = _Reader(stream, log, seq)
-    log.add(reader)
+        start += sse.encode_event(events.epoch, seq, "session.ready", session)
+    reader = _Reader(stream, events, seq)
+    events.add(reader)
     try:
         await stream.write(start)
         await reader.catch_up()
-        if not log.is_closed:
+        if not events.is_closed:
             await stream.wait_closed()
     finally:
-        log.remove(reader)
+        events.remove(reader)
 
 
 class _Reader:
     """A stream that reads a log: live, or from the log while it is behind."""
 
-    def __init__(self, stream: Stream, log: EventLog, seq: int) -> None:
+    def __init__(self, stream: Stream, events: EventLog, seq: int) -> None:
         self._stream = stream
-        self._log = log
+        self._events = events
         self._catching_up: asyncio.Task[None] | None = None
         self.seq = seq
         self.is_live = False
@@ -68,7 +68,7 @@ class _Reader:
     async def catch_up(self) -> None:
         """Write what the log holds behind `seq`, as fast as the client reads; then be live."""
         while not self._stream.is_closed:
-            found = self._log.replay(self.seq, MAX_STREAM_BUFFER_BYTES)
+            found = self._events.replay(self.seq, MAX_STREAM_BUFFER_BYTES)
             if found is None:
                 self.cut_off()
                 return
@@ -87,9 +87,6 @@ class _Reader:
             self._catching_up = asyncio.create_task(self._catch_up_again(), name="catch-up of a stream")
 
     async def _catch_up_again(self) -> None:
-        if not self._log.can_replay(self._log.epoch, self.seq):
-            self.cut_off()
-            return
         try:
             await self._stream.drain()
             await self.catch_up()
@@ -97,8 +94,9 @@ class _Reader:
             pass  # the client left; its stream ends where it waits for that
 
     def cut_off(self) -> None:
-        info("closed a stream whose reader is too slow")
-        self._stream.abort()
+        if not self._stream.is_closed:
+            log.info("closed a stream whose reader is too slow")
+            self._stream.abort()
 
     def close(self) -> None:
         self._stream.close()

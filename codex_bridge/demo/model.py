@@ -91,7 +91,7 @@ def _choose_scene(items: list[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
     if "hero" not in asked.lower():
         return _answer(_ANYTHING_ELSE)
     if not outputs:
-        return _answer(_LOOK_FIRST, "git status --short --branch && ls -a")
+        return _answer(_LOOK_FIRST, "git status --short --branch && ls")
     name = _free_name(outputs[0])
     if len(outputs) == 1:
         added = "\n".join("+" + line for line in _PAGE.splitlines())

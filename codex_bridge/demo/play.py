@@ -59,16 +59,16 @@ async def _run(flags: dict[str, str], workspace: str, codex_home: str, screen: _
     host, port = await upstream.listen_tcp("127.0.0.1", 0)
     # The child environment is read from the process's own: the demo leaves the user's Codex alone.
     os.environ["CODEX_HOME"] = codex_home
-    environ = {name: value for name, value in os.environ.items() if name in ("PATH", "CODEX_BIN")}
+    environ = {name: value for name, value in os.environ.items() if name in ("PATH", "CODEX_BIN", "TMPDIR")}
     environ |= {
         "CODEX_BRIDGE_LOG_LEVEL": os.environ.get("CODEX_BRIDGE_LOG_LEVEL", "warning"),
-        "CODEX_BRIDGE_HOST": os.environ.get("CODEX_BRIDGE_HOST", ""),
         "CODEX_BRIDGE_PORT": os.environ.get("CODEX_BRIDGE_PORT", ""),
         "CODEX_WORKSPACE_ROOT": workspace,
         "CODEX_RUNTIME_PROVIDER": "openai_compatible",
         "CODEX_AUTH_MODE": "none",
         "CODEX_PROVIDER_API_BASE_URL": f"http://{host}:{port}/v1",
         "CODEX_DEFAULT_MODEL": model.MODEL_NAME,
+        "CODEX_CHAT_TURN_TIMEOUT_MS": str(_TURN_TIMEOUT_S * 1000),
     }
     loaded = config.load(environ, flags)
     log.set_level(loaded.log_level)
@@ -76,7 +76,7 @@ async def _run(flags: dict[str, str], workspace: str, codex_home: str, screen: _
         raise StartFailed("No Codex was found: `./cmd.sh demo` installs one, or set CODEX_BIN.")
 
     async def during(address: str) -> bool:
-        played = await asyncio.to_thread(_play, address, workspace, screen)
+        played = await asyncio.to_thread(_play, address, workspace, screen, stay)
         if played and stay:
             screen.say("The bridge stays up. Ctrl-C ends it.", "bold")
             return True
@@ -92,7 +92,7 @@ async def _run(flags: dict[str, str], workspace: str, codex_home: str, screen: _
     return finished[0] if finished else goes_on
 
 
-def _play(address: str, workspace: str, screen: _Screen) -> bool:
+def _play(address: str, workspace: str, screen: _Screen, stay: bool) -> bool:
     """Play one turn as a host would; return whether it was completed."""
     screen.say(f"Codex Bridge is up at {address}", "bold")
     screen.say("The model is the OFFLINE DEMO MODEL: a script, no key, no account, no network.", "yellow")
@@ -106,11 +106,17 @@ def _play(address: str, workspace: str, screen: _Screen) -> bool:
         screen.request(f"POST /chat/sessions/{session_id}/messages  {json.dumps({'message': PROMPT})}")
         client.call("POST", f"/chat/sessions/{session_id}/messages", {"message": PROMPT})
         completed, files = _follow(events, screen)
+    except BrokenPipeError:
+        raise  # nobody reads the screen any more
     except (OSError, http.client.HTTPException, RuntimeError, StopIteration) as problem:
-        screen.say(f"The demo failed: {problem or type(problem).__name__}", "red")
+        screen.say(f"The demo failed: {str(problem) or type(problem).__name__}", "red")
         return False
     if completed:
-        _say_how_to_go_on(screen, address, session_id, workspace, files)
+        screen.say("")
+        for path in files:
+            screen.say(f"The file landed in {path}", "green")
+        screen.say(f"The scratch workspace is {workspace}")
+        _say_how_to_go_on(screen, address, session_id, stay)
     return completed
 
 
@@ -133,18 +139,15 @@ def _follow(events: Iterator[tuple[str, dict[str, Any]]], screen: _Screen) -> tu
     return False, files
 
 
-def _say_how_to_go_on(
-    screen: _Screen, address: str, session_id: str, workspace: str, files: list[str]
-) -> None:
+def _say_how_to_go_on(screen: _Screen, address: str, session_id: str, stay: bool) -> None:
     screen.say("")
-    for path in files:
-        screen.say(f"The file landed in {path}", "green")
-    screen.say(f"The scratch workspace is {workspace}")
-    screen.say("")
-    screen.say("Go on by hand:", "bold")
+    if not stay:
+        screen.say("Run the demo in a terminal: then the bridge stays up, to go on by hand with curl.")
+        return
+    screen.say("Go on by hand, in another terminal:", "bold")
     screen.say(f"  curl -s {address}/health")
     screen.say(f"  curl -s {address}/chat/sessions/{session_id}")
-    screen.say(f"  curl -sN {address}/chat/sessions/{session_id}/stream")
+    screen.say(f"  curl -sN {address}/chat/sessions/{session_id}/stream &")
     screen.say(f"  curl -s {address}/chat/sessions/{session_id}/messages \\")
     screen.say("       -H 'Content-Type: application/json' \\")
     screen.say('       -d \'{"message": "Create another hero section."}\'')
@@ -223,8 +226,10 @@ class _Screen:
             for line in event["diff"].splitlines():
                 self.say("  " + line, _diff_style(line))
         elif kind == "warning":
-            self.mark(f"warning: {event['message']}")
-        elif kind in ("thread.started", "turn.started", "turn.completed"):
+            # That Codex does not know the demo's model is no fault.
+            expected = " (as expected)" if model.MODEL_NAME in event["message"] else ""
+            self.mark(f"warning{expected}: {event['message']}")
+        elif kind in ("thread.started", "turn.started"):
             self.mark(kind)
 
     def _end_text(self) -> None:

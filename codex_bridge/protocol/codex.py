@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from ..limits import STREAM_RETRIES
+from ..limits import CODEX_IDLE_TIMEOUT_MS, STREAM_RETRIES
 from ..runtime import Event, Failure, TurnOutcome, TurnRequest, TurnStatus
 
 # The name under which Codex knows the bridge's gateway.
@@ -25,6 +25,8 @@ _OVERRIDES = (
     # Without this /tmp, which all users share, would be writable; $TMPDIR, the bridge's own, stays so.
     "sandbox_workspace_write.exclude_slash_tmp=true",
 )
+
+NOT_FOUND = "No Codex was found: set CODEX_BIN, install the Python package openai-codex-cli-bin, or put codex on the PATH."
 
 # What this client is; models see it in the user agent of requests.
 _CLIENT = "codex-bridge"
@@ -84,7 +86,7 @@ def thread_params(request: TurnRequest) -> dict[str, Any]:
                 "request_max_retries": 0,
                 "stream_max_retries": STREAM_RETRIES,
                 # The gateway watches for silence and says so in plain words.
-                "stream_idle_timeout_ms": 24 * 3600 * 1000,
+                "stream_idle_timeout_ms": CODEX_IDLE_TIMEOUT_MS,
             }
         }
     return params

@@ -58,7 +58,7 @@ class HeadReader:
             self._searched = len(buffer)
             return None
         if end > MAX_HEAD_BYTES:
-            raise HeadersTooLarge(f"The request head is longer than {MAX_HEAD_BYTES} bytes.")
+            raise HeadersTooLarge(f"The head is longer than {MAX_HEAD_BYTES} bytes.")
         head = buffer[: end + 4].decode("latin-1")
         del buffer[: end + 4]
         self._searched = 0
@@ -73,10 +73,12 @@ class HeadReader:
     def _check_unfinished(self) -> None:
         # The last three bytes may belong to the empty line that ends the head.
         if len(self.buffer) > MAX_HEAD_BYTES + 3:
-            raise HeadersTooLarge(f"The request head is longer than {MAX_HEAD_BYTES} bytes.")
+            raise HeadersTooLarge(f"The head is longer than {MAX_HEAD_BYTES} bytes.")
+        if self.buffer[:1] == b"\x16":
+            raise MalformedRequest("This port speaks HTTP; the first bytes are those of TLS (https).")
         # Without this a client that ends its lines in LF alone would wait for the time-out.
         if _BARE_NEWLINE.search(self.buffer, max(0, self._searched - 1)):
-            raise MalformedRequest("Lines of a request head end in CRLF; a bare CR or LF came.")
+            raise MalformedRequest("Lines of a head end in CRLF; a bare CR or LF came.")
 
 
 def parse_request_head(head: str) -> RequestHead:

@@ -1,6 +1,6 @@
 """The app-server runtime: all sessions' turns on one supervised `codex app-server`.
 
-The child is started by the first turn; all turns that wait for it share that one start. It is restarted by
+The child is started for the first session; all turns that wait for it share that one start. It is restarted by
 the next turn after it died, with a growing wait after quick exits. A thread that the running child does not
 hold is resumed from Codex's own files, so a conversation survives the child.
 """
@@ -52,7 +52,7 @@ class AppServerRuntime:
             run.cancellable = None
             context = json_codec.encode(request.context).decode() if request.context else None
             params = codex.turn_params(request, run.thread_id, context)
-            await client.call("turn/start", params, on_result=run.on_turn_start)
+            await client.call("turn/start", params)
             return await run.done
         except CodexFailed as problem:
             if problem.code == "codex_stuck" and run.client is not None:
@@ -85,19 +85,21 @@ class AppServerRuntime:
         assert run.client is not None
         try:
             async with asyncio.timeout(INTERRUPT_GRACE_S):
-                # Until Codex has told its id of the turn there is nothing to name.
+                # Codex refuses to interrupt a turn that it has not told the start of.
                 await asyncio.wait([run.begun])
                 if not run.begun.cancelled():
-                    params = codex.interrupt_params(run.thread_id, run.begun.result())
-                    await run.client.call("turn/interrupt", params)
+                    await self._call_interrupt(run.client, run)
                 await asyncio.wait([run.done])
-        except CodexFailed as problem:
-            log.info("Codex refused to interrupt a turn: %s", problem.message)
         except TimeoutError:
-            pass
-        if not run.done.done():
             log.warning("a turn did not stop within %g s; Codex is restarted", INTERRUPT_GRACE_S)
             run.client.kill()
+
+    async def _call_interrupt(self, client: AppServerClient, run: _Run) -> None:
+        try:
+            await client.call("turn/interrupt", codex.interrupt_params(run.thread_id, run.begun.result()))
+        except CodexFailed as problem:
+            # The turn may have ended in this very moment; when it has not, the grace time tells.
+            log.info("Codex refused to interrupt a turn: %s", problem.message)
 
     def close_thread(self, thread_id: str) -> None:
         """Let the child forget a thread; its files stay Codex's own."""
@@ -153,13 +155,9 @@ class AppServerRuntime:
 
     async def _start_client(self) -> AppServerClient:
         if self._command is None:
-            raise CodexFailed(
-                "No Codex was found: set CODEX_BIN, install the Python package openai-codex-cli-bin, "
-                "or put codex on the PATH.",
-                code="codex_unavailable",
-            )
+            raise CodexFailed(codex.NOT_FOUND, code="codex_unavailable")
         if self._quick_exits:
-            wait_s = min(RESTART_BACKOFF_S * 2 ** (self._quick_exits - 1), MAX_RESTART_BACKOFF_S)
+            wait_s = min(RESTART_BACKOFF_S * 2 ** min(self._quick_exits - 1, 10), MAX_RESTART_BACKOFF_S)
             log.info("Codex is restarted in %g s", wait_s)
             await asyncio.sleep(wait_s)
         self._started_at = asyncio.get_running_loop().time()
@@ -219,9 +217,9 @@ class AppServerRuntime:
                 run.emit({"type": "thread.started", "thread_id": run.thread_id, "resumed": True})
                 return
             except CodexFailed as problem:
-                if not client.is_alive:
+                if not client.is_alive or problem.code == "codex_stuck":
                     raise
-                # Codex cannot resume a thread that never had a turn; there is nothing to lose then.
+                # As it refuses a thread that never had a turn; in that case there was nothing to lose.
                 log.warning("thread %s was not resumed: %s", request.thread_id, problem.message)
                 run.emit({
                     "type": "warning", "code": "thread_not_resumed",
@@ -254,11 +252,9 @@ class _Run:
         self.begun: asyncio.Future[str] = loop.create_future()
         self.done: asyncio.Future[TurnOutcome] = loop.create_future()
 
-    def on_turn_start(self, result: dict[str, Any]) -> None:
-        if not self.begun.done():
-            self.begun.set_result(result["turn"]["id"])
-
     def on_notification(self, method: str, params: dict[str, Any]) -> None:
+        if method == "turn/started" and not self.begun.done():
+            self.begun.set_result(params["turn"]["id"])
         if method == "turn/completed":
             is_ours = not self.begun.done() or params["turn"]["id"] == self.begun.result()
             if is_ours and not self.done.done():

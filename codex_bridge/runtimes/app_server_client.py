@@ -150,9 +150,14 @@ class AppServerClient:
         if "error" in message:
             future.set_exception(CodexFailed(str(message["error"].get("message", message["error"]))))
             return
-        if on_result is not None:
-            on_result(message["result"])
-        future.set_result(message["result"])
+        try:
+            if on_result is not None:
+                on_result(message["result"])
+            future.set_result(message["result"])
+        except (KeyError, TypeError) as problem:
+            future.set_exception(
+                CodexFailed(f"Codex's answer cannot be read: {problem!r} is missing or wrong.")
+            )
 
     def _answer(self, request_id: int | str, method: str) -> None:
         """Say no to what Codex asks: with the approval policy `never` nothing is asked that should be granted."""

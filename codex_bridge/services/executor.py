@@ -66,9 +66,8 @@ class TurnExecutor:
         return True
 
     def refuse(self, reason: str) -> None:
-        """Take no more jobs, and drop those that wait."""
+        """Take no more jobs, and start none of those that wait."""
         self._refusal = reason
-        self._queue.clear()
 
     async def join(self, timeout_s: float) -> None:
         """Wait for the running jobs; cancel what is left after `timeout_s` seconds."""
@@ -96,7 +95,7 @@ class TurnExecutor:
 
     def _fill_slots(self) -> None:
         started = False
-        while self._queue and len(self._tasks) < self._slots:
+        while self._queue and len(self._tasks) < self._slots and self._refusal is None:
             self._start(self._queue.popleft())
             started = True
         if started:

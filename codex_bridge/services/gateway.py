@@ -18,7 +18,7 @@ from .. import log
 from ..adapters.http_client import ClientResponse, HttpClient
 from ..adapters.http_server import Request, Response, Stream, StreamResponse
 from ..errors import BridgeError, NotFound, Unauthorized, UpstreamFailed
-from ..limits import MAX_GATEWAY_BODY_BYTES
+from ..limits import MAX_GATEWAY_BODY_BYTES, MAX_UPSTREAM_MESSAGE_CHARACTERS
 from ..model import new_id
 from ..protocol import json_codec
 from ..protocol.http_messages import Headers, connection_options
@@ -36,8 +36,6 @@ _DROPPED = frozenset({
 _RETRIED = frozenset({408, 409, 425, 429})
 # Codex shows the message of a failed response with this code at once, and does not try again.
 _FINAL_ERROR_CODE = "invalid_prompt"
-# An upstream's message in an error is for a person: longer ones are pages of HTML.
-_MAX_MESSAGE_CHARACTERS = 500
 
 
 @dataclass(slots=True)
@@ -81,6 +79,8 @@ class Gateway:
         lease = self._leases.get(session_id)
         if lease is None:
             raise NotFound(f"There is no session {session_id[:64]!r}.", code="session_not_found")
+        if not rest.endswith("responses"):
+            lease = _Lease(lease.upstream)  # only how a turn's own requests end is remembered
         lease.failure = None
         try:
             return await self._forward(request, lease, rest)
@@ -96,6 +96,9 @@ class Gateway:
             upstream.origin, request.method, target, _upstream_headers(request, upstream), body
         )
         answer = await request.while_open(send)
+        if request.method == "HEAD":
+            answer.close()
+            return Response(answer.head.status, headers=_downstream_headers(answer))
         if answer.head.status >= 400:
             return await _refusal(request, answer, lease)
         return StreamResponse(
@@ -156,7 +159,7 @@ async def _refusal(request: Request, answer: ClientResponse, lease: _Lease) -> R
 
 def _describe_refusal(answer: ClientResponse, body: bytes) -> str:
     message = _upstream_message(body)
-    said = f": {log.redact(message)[:_MAX_MESSAGE_CHARACTERS]}" if message else ""
+    said = f": {log.redact(message)[:MAX_UPSTREAM_MESSAGE_CHARACTERS]}" if message else ""
     return f"The upstream answered {answer.head.status} {answer.head.reason}".rstrip() + said
 
 

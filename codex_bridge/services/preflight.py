@@ -21,10 +21,7 @@ class Preflight:
         self._problem: str | None = None
         self._task: asyncio.Task[None] | None = None
         if command is None:
-            self._problem = (
-                "No Codex was found: set CODEX_BIN, install the Python package openai-codex-cli-bin, "
-                "or put codex on the PATH."
-            )
+            self._problem = codex.NOT_FOUND
             log.warning("%s", self._problem)
 
     def start(self, environ: Mapping[str, str]) -> None:
@@ -52,7 +49,7 @@ class Preflight:
             finally:
                 await child.stop()
         except (OSError, TimeoutError) as problem:
-            self._problem = f"{command} --version failed: {problem or 'no answer'}."
+            self._problem = f"{command} --version failed: {str(problem) or 'no answer'}."
         else:
             self.version = codex.parse_version(output.decode(errors="replace"))
             if self.version is None:

@@ -21,18 +21,17 @@ class AuthMode(StrEnum):
 class Provider:
     """`auth_modes` are in order of preference; `base_url` is None where the operator must name it."""
 
-    label: str
     base_url: str | None
     auth_modes: tuple[AuthMode, ...]
 
 
 PROVIDERS = {
-    "openai": Provider("OpenAI", "https://api.openai.com/v1", (AuthMode.CHATGPT, AuthMode.API_KEY)),
-    "osirus": Provider("Osirus", None, (AuthMode.NONE, AuthMode.API_KEY)),
-    "osirus_agent": Provider("Osirus agent", None, (AuthMode.API_KEY,)),
-    "ollama": Provider("Ollama", "http://127.0.0.1:11434/v1", (AuthMode.NONE,)),
-    "vllm": Provider("vLLM", None, (AuthMode.NONE, AuthMode.API_KEY)),
-    "openai_compatible": Provider("OpenAI-compatible", None, (AuthMode.API_KEY, AuthMode.NONE)),
+    "openai": Provider("https://api.openai.com/v1", (AuthMode.CHATGPT, AuthMode.API_KEY)),
+    "osirus": Provider(None, (AuthMode.NONE, AuthMode.API_KEY)),
+    "osirus_agent": Provider(None, (AuthMode.API_KEY,)),
+    "ollama": Provider("http://127.0.0.1:11434/v1", (AuthMode.NONE,)),
+    "vllm": Provider(None, (AuthMode.NONE, AuthMode.API_KEY)),
+    "openai_compatible": Provider(None, (AuthMode.API_KEY, AuthMode.NONE)),
 }
 
 

@@ -21,6 +21,8 @@ from .providers import Upstream
 from .sessions import LiveSession, SessionService
 
 _DELTAS = frozenset({"item.agent_message.delta", "item.reasoning.delta", "command.execution.output"})
+# Failures that are not the upstream's, whatever it did before.
+_CODEX_ITSELF = frozenset({"codex_exited", "codex_stuck", "codex_unavailable"})
 _FINAL_EVENTS = {
     TurnStatus.COMPLETED: "session.completed",
     TurnStatus.INTERRUPTED: "session.interrupted",
@@ -35,9 +37,7 @@ class _Turn:
     id: str
     live: LiveSession
     request: TurnRequest
-    upstream: Upstream | None
     job: Job | None = None
-    started: bool = False
     timed_out: bool = False
     deleted: bool = False
     interrupting: asyncio.Task[None] | None = None
@@ -98,7 +98,7 @@ class TurnService:
             images=images,
             context={**session.context, **(context or {})},
         )
-        turn = self._turns[session.id] = _Turn(turn_id, live, request, upstream)
+        turn = self._turns[session.id] = _Turn(turn_id, live, request)
         turn.job = Job(
             name=f"turn {turn_id}",
             run=lambda: self._run(turn),
@@ -128,17 +128,15 @@ class TurnService:
             self._interrupt(turn)
         self._sessions.delete(live)
         self._gateway.close(live.session.id)
-        if live.session.thread_id is not None and turn is None:
+        if live.session.thread_id is not None and live.session.id not in self._turns:
             self._runtime.close_thread(live.session.thread_id)
 
     async def stop(self, grace_s: float) -> None:
         """Take no more turns, interrupt those in progress, and wait `grace_s` seconds for their end."""
         self._executor.refuse("The bridge is shutting down.")
-        for turn in list(self._turns.values()):
-            if not turn.started:
-                self._finish(turn, TurnOutcome(TurnStatus.INTERRUPTED))
-            else:
-                self._interrupt(turn)
+        # The newest first: so nobody moves up in the queue.
+        for turn in reversed(list(self._turns.values())):
+            self._interrupt(turn)
         await self._executor.join(grace_s)
 
     def _interrupt(self, turn: _Turn) -> None:
@@ -154,8 +152,9 @@ class TurnService:
 
     def _on_position(self, turn: _Turn, position: int) -> None:
         live, session = turn.live, turn.live.session
+        if position and session.queue_position == position:
+            return
         first = session.status is not SessionStatus.QUEUED
-        turn.started = position == 0
         session.queue_position = position or None
         session.status = SessionStatus.QUEUED if position else SessionStatus.RUNNING
         session.updated_at = now_ms()
@@ -189,10 +188,10 @@ class TurnService:
                 f"The turn took longer than {self._timeout_s:g} s and was stopped.", "turn_timeout"
             )
             return TurnOutcome(TurnStatus.FAILED, failure)
-        if outcome.status is TurnStatus.FAILED and turn.upstream is not None:
-            failure_seen = self._gateway.last_failure(turn.live.session.id)
-            if failure_seen is not None:
-                return TurnOutcome(TurnStatus.FAILED, failure_seen)
+        if outcome.failure is not None and outcome.failure.code not in _CODEX_ITSELF:
+            told = self._gateway.last_failure(turn.live.session.id)
+            if told is not None:
+                return TurnOutcome(TurnStatus.FAILED, told)
         return outcome
 
     def _on_event(self, turn: _Turn, event: Event) -> None:

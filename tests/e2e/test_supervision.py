@@ -217,6 +217,27 @@ def test_an_obedient_interrupt(bridge: BridgeFactory, fake_codex: FakeFactory) -
     assert "session.error" not in kinds(stream.events)
 
 
+def test_an_interrupt_that_comes_too_late_harms_nobody(
+    bridge: BridgeFactory, fake_codex: FakeFactory
+) -> None:
+    fake = fake_codex()
+    one = bridge(CODEX_BIN=fake)
+    bystander, others = open_session(one)
+    one.send(bystander, "stay")
+    others.until_text("staying")
+    session_id, stream = open_session(one)
+    one.send(session_id, "late")
+    stream.until_text("late")
+    one.interrupt(session_id)
+    stream.until("session.completed")
+    one.send(session_id, "say on")
+    stream.until("session.completed")
+    assert one.session(bystander)["running"]
+    one.interrupt(bystander)
+    others.until("session.interrupted")
+    assert len(fake.starts()) == 1
+
+
 def test_a_codex_that_ignores_sigterm_is_ended(bridge: BridgeFactory, fake_codex: FakeFactory) -> None:
     fake = fake_codex(ignore_term=True, grandchild=True)
     one = bridge(CODEX_BIN=fake)

@@ -8,6 +8,7 @@ first word of the message that starts it; the rest of the message is its argumen
     burst COUNT         that many deltas, numbered
     flood MEGABYTES     that many megabytes in deltas of 50,000 bytes
     stay                one delta, then nothing until an interrupt comes
+    late                one delta, then nothing until an interrupt comes; it is refused, and the turn completes
     deaf                one delta, then nothing, and an interrupt is never answered
     hang                `turn/start` is never answered
     die TEXT            one delta, TEXT on stderr, and the process ends with code 7
@@ -86,6 +87,7 @@ class AppServer:
         self.options: Json = json.loads((directory / "options.json").read_text())
         self.lock = threading.Lock()
         self.interrupts: dict[str, threading.Event] = {}
+        self.refusing: set[str] = set()
         self.answered = threading.Event()
         self.answer: Json = {}
         self.next_turn: threading.Thread | None = None
@@ -177,6 +179,8 @@ class AppServer:
             return None
         turn = f"turn-{time.monotonic_ns()}"
         self.interrupts[turn] = threading.Event()
+        if verb == "late":
+            self.refusing.add(turn)
         if verb == "deaf":
             self.interrupts.pop(turn)
         play = Turn(self, params["threadId"], turn)
@@ -189,6 +193,8 @@ class AppServer:
         if interrupted is None:
             return None
         interrupted.set()
+        if params["turnId"] in self.refusing:
+            return {"error": {"code": -32600, "message": "no active turn to interrupt"}}
         return {"result": {}}
 
     METHODS: ClassVar[dict[str, Callable[["AppServer", Json], Json | None]]] = {
@@ -269,6 +275,13 @@ class Turn:
         self.server.interrupts[self.turn].wait()
         self.end("interrupted")
 
+    def late(self, _: str) -> None:
+        """End just when an interrupt comes."""
+        self.begin()
+        self.delta("late")
+        self.server.interrupts[self.turn].wait()
+        self.end()
+
     def deaf(self, _: str) -> None:
         """Never end, whatever comes."""
         self.begin()
@@ -306,6 +319,7 @@ class Turn:
         "burst": burst,
         "flood": flood,
         "stay": stay,
+        "late": late,
         "deaf": deaf,
         "die": die,
         "ask": ask,

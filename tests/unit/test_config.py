@@ -261,7 +261,7 @@ class TestCodexBinary:
     ) -> None:
         import sys
 
-        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(config, "__file__", str(tmp_path / "codex_bridge" / "config.py"))
         monkeypatch.setattr(sys, "path", [str(tmp_path / "site")])
         on_path = self.program(tmp_path / "bin" / "codex")
         environ = {"PATH": str(tmp_path / "bin")}
@@ -271,8 +271,18 @@ class TestCodexBinary:
         assert config.find_codex(environ) == packaged
         bundled = tmp_path / "tools" / "codex-runtime" / f"{sys.platform}-{os.uname().machine}" / "codex"
         assert config.find_codex(environ) == packaged
-        assert config.find_codex(environ) != self.program(bundled)
+        self.program(bundled)
         assert config.find_codex(environ) == str(bundled)
+
+    def test_a_program_in_the_working_directory_is_not_taken(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import sys
+
+        self.program(tmp_path / "tools" / "codex-runtime" / f"{sys.platform}-{os.uname().machine}" / "codex")
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "path", [])
+        assert config.find_codex({"PATH": "/nonexistent"}) is None
 
 
 class TestChildEnvironment:
@@ -291,12 +301,11 @@ class TestChildEnvironment:
             monkeypatch.setenv(name, "secret-value")
         for name in ("HOME", "LC_ALL", "CODEX_HOME", "MY_TOOL"):
             monkeypatch.setenv(name, f"value of {name}")
-        return config.child_environment(load(**more), "/scratch", with_proxies=with_proxies)
+        return config.child_environment(load(**more), with_proxies=with_proxies)
 
     def test_nothing_secret_is_passed_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
         environ = self.environ(monkeypatch, with_proxies=False)
         assert "secret-value" not in environ.values()
-        assert environ["TMPDIR"] == "/scratch"
         for name in ("HOME", "LC_ALL", "CODEX_HOME"):
             assert environ[name] == f"value of {name}"
         assert "MY_TOOL" not in environ

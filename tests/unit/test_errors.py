@@ -56,6 +56,6 @@ def test_headers_of_an_error_are_sent() -> None:
 
 def test_a_success() -> None:
     reply = replies.ok(201, a=1)
-    assert (reply.status, reply.body) == (201, b'{"ok":true,"a":1}')
+    assert (reply.status, reply.body) == (201, b'{"ok":true,"a":1}\n')
     assert ("Content-Type", "application/json") in reply.headers
     assert ("Cache-Control", "no-store") in reply.headers

@@ -141,7 +141,7 @@ async def test_a_job_that_breaks_gives_its_slot_back() -> None:
 
 
 @on_loop
-async def test_refuse_drops_what_waits_and_takes_nothing_more() -> None:
+async def test_refuse_starts_nothing_that_waits_and_takes_nothing_more() -> None:
     executor = TurnExecutor(1, 10)
     first, second = submit(executor, "a", "b")
     await first.started.wait()
@@ -149,7 +149,7 @@ async def test_refuse_drops_what_waits_and_takes_nothing_more() -> None:
     with pytest.raises(Unavailable) as caught:
         executor.check_capacity()
     assert (caught.value.status, caught.value.code) == (503, "shutting_down")
-    assert executor.load()["pending_turns"] == 0
+    assert executor.load()["pending_turns"] == 1
     await finish(executor, first)
     assert not second.started.is_set()
 
