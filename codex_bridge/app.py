@@ -17,6 +17,7 @@ from .adapters.http_server import HttpServer, is_loopback
 from .api import replies
 from .api.access import Access
 from .api.messages import MessageRoutes
+from .api.proxy import ProxyRoutes
 from .api.router import Route, Router
 from .api.sessions import SessionRoutes
 from .api.status import StatusRoutes
@@ -80,7 +81,8 @@ class Bridge:
         )
         messages = MessageRoutes(sessions, self._turns, self._executor, upstream, config.sandbox_mode)
         streams = StreamRoutes(sessions)
-        self._router = Router(_routes(status, chats, messages, streams), access)
+        proxy = ProxyRoutes(self._client, upstream)
+        self._router = Router(_routes(status, chats, messages, streams, proxy), access)
         self._server = HttpServer(self._router.handle, replies.failure)
 
     async def start(self) -> str:
@@ -139,7 +141,11 @@ class Bridge:
 
 
 def _routes(
-    status: StatusRoutes, chats: SessionRoutes, messages: MessageRoutes, streams: StreamRoutes
+    status: StatusRoutes,
+    chats: SessionRoutes,
+    messages: MessageRoutes,
+    streams: StreamRoutes,
+    proxy: ProxyRoutes,
 ) -> list[Route]:
     return [
         Route("GET", "/health", status.health, is_open=True),
@@ -152,6 +158,7 @@ def _routes(
         Route("GET", "/chat/sessions/:id/stream", streams.stream),
         Route("POST", "/chat/sessions/:id/messages", messages.send),
         Route("POST", "/chat/sessions/:id/interrupt", messages.interrupt),
+        Route("*", "/v1/*", proxy.forward, takes_any_body=True),
     ]
 
 

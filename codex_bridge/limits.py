@@ -125,5 +125,7 @@ UPSTREAM_IDLE_REUSE_S = 20.0
 MAX_ERROR_BODY_BYTES = 64 * KIB
 # An upstream's message in an error is for a person: longer ones are pages of HTML.
 MAX_UPSTREAM_MESSAGE_CHARACTERS = 500
+# Bodies under /v1 are streamed and never held: their size is the upstream's affair.
+UNLIMITED = 1 << 62
 # A Responses request carries the whole conversation, images included.
 MAX_GATEWAY_BODY_BYTES = 256 * MIB

@@ -22,7 +22,7 @@ from ..limits import (
 )
 from ..protocol.http_messages import Headers, ResponseHead
 from ..protocol.http_reader import BodyReader, HeadReader, parse_response_head
-from ..protocol.http_writer import encode_request_head
+from ..protocol.http_writer import LAST_CHUNK, encode_chunk, encode_request_head
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -45,6 +45,34 @@ class Origin:
         return f"{self.scheme}://{self.authority}"
 
 
+@dataclass(frozen=True, slots=True)
+class StreamedBody:
+    """A body that is passed on as it comes; `length` None when nobody has said how long it is."""
+
+    pieces: AsyncIterator[bytes]
+    length: int | None
+
+
+Body = bytes | StreamedBody
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    method: str
+    target: str
+    headers: Headers
+    body: Body
+
+    def encode_head(self) -> bytes:
+        length = len(self.body) if isinstance(self.body, bytes) else self.body.length
+        framing = ("Transfer-Encoding", "chunked") if length is None else ("Content-Length", str(length))
+        # A GET without a body needs no length, and some servers wonder at one.
+        has_framing = length != 0 or self.method in ("POST", "PUT", "PATCH")
+        return encode_request_head(
+            self.method, self.target, (*self.headers, *([framing] if has_framing else ()))
+        )
+
+
 class HttpClient:
     """Sends requests; owns the pool."""
 
@@ -55,23 +83,25 @@ class HttpClient:
         self._tls: ssl.SSLContext | None = None
 
     async def request(
-        self, origin: Origin, method: str, target: str, headers: Headers, body: bytes
+        self, origin: Origin, method: str, target: str, headers: Headers, body: Body
     ) -> ClientResponse:
         """Send a request and return the answer once its head is there.
 
         Raises `UpstreamFailed` with the code upstream_unreachable, upstream_timeout or upstream_disconnected.
         """
-        data = encode_request_head(method, target, (*headers, ("Content-Length", str(len(body))))) + body
+        request = _Request(method, target, headers, body)
         resting = await self._take_idle(origin)
         if resting is not None:
             try:
-                return ClientResponse(await resting.send(method, data), resting, self)
+                return ClientResponse(await resting.send(request), resting, self)
             except UpstreamFailed as problem:
-                # The upstream may close a resting connection in the very moment it is used again.
-                if problem.code != "upstream_disconnected" or resting.has_answered:
+                # The upstream may close a resting connection in the very moment it is used again. A body that
+                # was streamed cannot be sent twice.
+                is_lost = problem.code != "upstream_disconnected" or resting.has_answered
+                if is_lost or not isinstance(body, bytes):
                     raise
         connection = await self._connect(origin)
-        return ClientResponse(await connection.send(method, data), connection, self)
+        return ClientResponse(await connection.send(request), connection, self)
 
     def close(self) -> None:
         """Close the connections that rest."""
@@ -141,11 +171,17 @@ class ClientResponse:
                 yield piece
             elif not body.done and not await connection.read() and not body.end():
                 raise connection.disconnected("in the middle of an answer")
+        self.release()
+
+    def release(self) -> None:
+        """Give the connection back after the whole answer was read."""
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
         if self.head.keeps_alive and not connection.buffer:
             self._client.put_back(connection)
         else:
             connection.close()
-        self._connection = None
 
     async def read_error_text(self) -> bytes:
         """Return the beginning of the body, enough for an error's message; close the connection."""
@@ -194,22 +230,40 @@ class _Connection:
     def buffer(self) -> bytearray:
         return self._heads.buffer
 
-    async def send(self, method: str, data: bytes) -> ResponseHead:
+    async def send(self, request: _Request) -> ResponseHead:
         """Send a whole request and return the head of its answer; on any failure the connection is closed."""
         self._last_activity = self._loop.time()
         self.has_answered = False
         if self._timer is None:
             self._timer = self._loop.call_later(self._idle_timeout_s, self._check_idle)
         try:
-            self._is_waiting = True
-            self._writer.write(data)
-            # A peer may answer before it closes: what it said is read below.
-            with contextlib.suppress(ConnectionError):
-                await self._writer.drain()
-            return await self._read_head(method)
+            await self._write(request)
+            return await self._read_head(request.method)
         except BaseException:
             self.close()
             raise
+
+    async def _write(self, request: _Request) -> None:
+        if isinstance(request.body, bytes):
+            await self._write_piece(request.encode_head() + request.body)
+            return
+        await self._write_piece(request.encode_head())
+        is_chunked = request.body.length is None
+        async for piece in request.body.pieces:
+            await self._write_piece(encode_chunk(piece) if is_chunked else piece)
+            if self._writer.transport.is_closing():
+                return  # it may have answered before it closed; reading tells
+        if is_chunked:
+            await self._write_piece(LAST_CHUNK)
+
+    async def _write_piece(self, data: bytes) -> None:
+        self._last_activity = self._loop.time()
+        self._is_waiting = True
+        self._writer.write(data)
+        # A peer may answer before it closes: what it said is read afterwards.
+        with contextlib.suppress(ConnectionError):
+            await self._writer.drain()
+        self._is_waiting = False
 
     async def _read_head(self, method: str) -> ResponseHead:
         while True:

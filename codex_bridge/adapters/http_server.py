@@ -129,8 +129,12 @@ class Request:
         """Return the whole body; raise `BodyTooLarge` past `limit` bytes, before reading where it is known."""
         return await self._connection.read_body(limit)
 
+    def iter_body(self, limit: int) -> AsyncIterator[bytes]:
+        """Yield the body as it comes, with no time limit but for silence; raise `BodyTooLarge` past `limit`."""
+        return self._connection.iter_body(limit)
+
     async def while_open(self, work: Coroutine[None, None, T]) -> T:
-        """Return what `work` does; cancel it when the client leaves first. Read the body before."""
+        """Return what `work` does, which may read the body; cancel it when the client leaves first."""
         return await self._connection.while_open(work)
 
 
@@ -303,7 +307,7 @@ class _Connection:
     """One client: reads requests one after the other and writes the answers in order."""
 
     __slots__ = (
-        "_body", "_body_deadline", "_continue", "_is_broken", "_loop", "_reader", "_server", "_stream", "_times",
+        "_body", "_body_deadline", "_body_read", "_continue", "_is_broken", "_loop", "_reader", "_server", "_stream", "_times",
         "_unsent", "_writer", "deadline", "heads", "state", "task", "transport",
     )  # fmt: skip
 
@@ -324,6 +328,7 @@ class _Connection:
         self._stream: Stream | None = None
         self._unsent = 0
         self._is_broken = False
+        self._body_read: asyncio.Event | None = None
         self.state = State.IDLE
         self.deadline: float | None = None
         self._enter(State.IDLE, self._times.idle)
@@ -406,6 +411,7 @@ class _Connection:
         self._enter(State.HANDLING, None)
         self._body = BodyReader(head.framing) if head.framing.has_body else None
         self._body_deadline = None
+        self._body_read = None
         self._continue = head.version == "1.1" and head.headers.get("expect", "").lower() == "100-continue"
         response = await self._server.answer(Request(head, self))
         keep_alive = head.keeps_alive and not self._server.is_closing
@@ -482,6 +488,8 @@ class _Connection:
                 yield piece
             elif not body.done:
                 await self._read_more_body()
+        if self._body_read is not None:
+            self._body_read.set()
 
     async def _read_more_body(self) -> None:
         if self._continue:
@@ -533,6 +541,9 @@ class _Connection:
 
     async def _watch_for_eof(self) -> None:
         """Return when the client closes its side; what it sends meanwhile, its next requests, is kept."""
+        if self._body is not None and not self._body.done:
+            self._body_read = asyncio.Event()
+            await self._body_read.wait()  # until then the reader of the body sees the client leave
         with contextlib.suppress(ConnectionError):
             while data := await self._reader.read(READ_BYTES):
                 self.heads.feed(data)

@@ -16,12 +16,17 @@ Handler = Callable[[Request], Awaitable[Response | StreamResponse]]
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """`path` has `:name` for a segment that is a value. `is_open` routes answer without a token."""
+    """`path` has `:name` for a segment that is a value, and may end in `*` for whatever follows.
+
+    The method `*` takes every other one. `is_open` routes answer without a token; `takes_any_body` ones judge
+    the content type themselves.
+    """
 
     method: str
     path: str
     handler: Handler
     is_open: bool = False
+    takes_any_body: bool = False
 
 
 class Router:
@@ -32,10 +37,13 @@ class Router:
         # All methods of a path; fixed paths are found by one look-up.
         self._fixed: dict[str, dict[str, Route]] = {}
         self._patterns: list[tuple[list[str], dict[str, Route]]] = []
+        self._prefixes: dict[str, dict[str, Route]] = {}
         for route in routes:
             self._methods_of(route.path)[route.method] = route
 
     def _methods_of(self, path: str) -> dict[str, Route]:
+        if path.endswith("*"):
+            return self._prefixes.setdefault(path[:-1], {})
         if ":" not in path:
             return self._fixed.setdefault(path, {})
         segments = path.split("/")
@@ -60,9 +68,14 @@ class Router:
 
     async def _dispatch(self, request: Request, cors: Headers) -> Response | StreamResponse:
         methods, request.path_values = self._match(request.path)
-        method = "GET" if request.method == "HEAD" and "HEAD" not in methods else request.method
-        route = methods.get(method)
-        if route is None and method == "OPTIONS" and methods:
+        method = (
+            "GET"
+            if request.method == "HEAD" and "GET" in methods and "HEAD" not in methods
+            else request.method
+        )
+        route = methods.get(method) or methods.get("*")
+        is_preflight = method == "OPTIONS" and request.header("access-control-request-method") is not None
+        if methods and (is_preflight or (route is None and method == "OPTIONS")):
             # A preflight brings no token by its nature, and tells nothing but the table's methods.
             return Response(204, b"", (("Allow", _allow(methods)), *(preflight_headers() if cors else ())))
         if route is None or not route.is_open:
@@ -72,7 +85,8 @@ class Router:
         if route is None:
             allow = _allow(methods)
             raise MethodNotAllowed(f"{request.path} takes {allow}.", headers=(("Allow", allow),))
-        self._guard.check_content_type(request)
+        if not route.takes_any_body:
+            self._guard.check_content_type(request)
         return await route.handler(request)
 
     def _match(self, path: str) -> tuple[dict[str, Route], tuple[str, ...]]:
@@ -91,11 +105,14 @@ class Router:
                         break
                 else:
                     return methods, tuple(values)
+        for prefix, methods in self._prefixes.items():
+            if path.startswith(prefix):
+                return methods, ()
         return {}, ()
 
 
 def _allow(methods: dict[str, Route]) -> str:
-    names = set(methods) | {"OPTIONS"}
+    names = (set(methods) - {"*"}) | {"OPTIONS"}
     if "GET" in names:
         names.add("HEAD")
     return ", ".join(sorted(names))

@@ -11,27 +11,21 @@ in its own.
 from __future__ import annotations
 
 import hmac
-from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 
 from .. import log
 from ..adapters.http_client import ClientResponse, HttpClient
-from ..adapters.http_server import Request, Response, Stream, StreamResponse
+from ..adapters.http_server import Request, Response, StreamResponse
 from ..errors import BridgeError, NotFound, Unauthorized, UpstreamFailed
 from ..limits import MAX_GATEWAY_BODY_BYTES, MAX_UPSTREAM_MESSAGE_CHARACTERS
 from ..model import new_id
 from ..protocol import json_codec
-from ..protocol.http_messages import Headers, connection_options
 from ..runtime import Failure, ModelRoute
+from . import forward
 from .providers import Upstream
 
-# Fields of one connection, never passed on (RFC 9110 7.6.1), and those that are set anew.
-_DROPPED = frozenset({
-    "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer",
-    "transfer-encoding", "upgrade", "host", "authorization", "content-length", "expect", "date",
-    # An event stream gains nothing from compression, and the text of an error must be readable here.
-    "accept-encoding",
-})  # fmt: skip
+# An event stream gains nothing from compression, and the text of an error must be readable here.
+_NOT_ASKED = frozenset({"accept-encoding"})
 # Answers that a second try may turn: Codex is shown them and tries again.
 _RETRIED = frozenset({408, 409, 425, 429})
 # Codex shows the message of a failed response with this code at once, and does not try again.
@@ -89,56 +83,19 @@ class Gateway:
             return _error_response(problem)
 
     async def _forward(self, request: Request, lease: _Lease, rest: str) -> Response | StreamResponse:
+        # Gathered, so that it can be sent again when a resting connection breaks: it is Codex's, and on loopback.
         body = await request.read_body(MAX_GATEWAY_BODY_BYTES)
-        upstream = lease.upstream
-        target = f"{upstream.path}/{rest}" + (f"?{request.query}" if request.query else "")
-        send = self._client.request(
-            upstream.origin, request.method, target, _upstream_headers(request, upstream), body
-        )
-        answer = await request.while_open(send)
-        if request.method == "HEAD":
-            answer.close()
-            return Response(answer.head.status, headers=_downstream_headers(answer))
-        if answer.head.status >= 400:
+        target = f"{lease.upstream.path}/{rest}" + (f"?{request.query}" if request.query else "")
+        answer = await forward.send(self._client, lease.upstream, request, target, body, _NOT_ASKED)
+        if answer.head.status >= 400 and request.method != "HEAD":
             return await _refusal(request, answer, lease)
-        return StreamResponse(
-            answer.head.status,
-            _downstream_headers(answer),
-            lambda stream: stream.while_open(_pump(answer, stream, lease)),
-        )
 
+        def on_failure(problem: UpstreamFailed) -> bytes | None:
+            lease.failure = _failure(problem)
+            # Silence would be followed by as much silence again: Codex is told to give up.
+            return b"\n\n" + _failed_event(problem.message) if problem.code == "upstream_timeout" else None
 
-def _upstream_headers(request: Request, upstream: Upstream) -> Headers:
-    headers = list(_passed_on(request.head.headers))
-    headers.append(("Host", upstream.origin.authority))
-    if upstream.api_key:
-        headers.append(("Authorization", f"Bearer {upstream.api_key}"))
-    return tuple(headers)
-
-
-def _downstream_headers(answer: ClientResponse) -> Headers:
-    return _passed_on(answer.head.headers)
-
-
-def _passed_on(headers: Mapping[str, str]) -> Headers:
-    dropped = _DROPPED | connection_options(headers)
-    return tuple((name, value) for name, value in headers.items() if name not in dropped)
-
-
-async def _pump(answer: ClientResponse, stream: Stream, lease: _Lease) -> None:
-    """Stream an answer through as it comes; a client that leaves ends the upstream's work."""
-    pieces: AsyncIterator[bytes] = answer.iter_body()
-    try:
-        async for piece in pieces:
-            await stream.write(piece)
-    except UpstreamFailed as problem:
-        lease.failure = _failure(problem)
-        if problem.code != "upstream_timeout":
-            raise
-        # Silence would be followed by as much silence again: Codex is told to give up.
-        await stream.write(b"\n\n" + _failed_event(problem.message))
-    finally:
-        answer.close()
+        return forward.stream_through(request, answer, on_failure)
 
 
 async def _refusal(request: Request, answer: ClientResponse, lease: _Lease) -> Response | StreamResponse:
@@ -150,7 +107,7 @@ async def _refusal(request: Request, answer: ClientResponse, lease: _Lease) -> R
     log.warning("%s", problem.message)
     if status >= 500 or status in _RETRIED:
         return Response(
-            status, log.redact(body.decode(errors="replace")).encode(), _downstream_headers(answer)
+            status, log.redact(body.decode(errors="replace")).encode(), forward.passed_on(answer.head.headers)
         )
     if request.path.endswith("/responses"):
         return Response(200, _failed_event(problem.message), (("Content-Type", "text/event-stream"),))
