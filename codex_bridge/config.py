@@ -127,9 +127,15 @@ def _variable_names(text: str) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
+def _word(text: str) -> str:
+    if not text or not text.isprintable() or " " in text:
+        raise ValueError
+    return text
+
+
 def _directory(text: str) -> str:
     path = os.path.realpath(os.path.expanduser(text))
-    if not os.path.isdir(path):
+    if not os.path.isdir(path) or not path.isprintable():
         raise ValueError
     return path
 
@@ -156,7 +162,7 @@ _MILLISECONDS = "a number of milliseconds from 1 to 86400000"
 
 SETTINGS: tuple[Setting, ...] = (
     Setting("host", ("CODEX_BRIDGE_HOST",), "127.0.0.1", "a host name or address",
-            "Address to listen on. Anything but loopback needs a token.", flag="--host"),
+            "Address to listen on. Anything but loopback needs a token.", _word, flag="--host"),
     Setting("port", ("CODEX_BRIDGE_PORT",), "4399", "a port number from 0 to 65535",
             "Port to listen on; 0 picks a free one.", _whole_number(0, 65535), flag="--port"),
     Setting("socket", ("CODEX_BRIDGE_SOCKET",), None, "a path",
@@ -197,7 +203,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("api_key", ("CODEX_PROVIDER_API_KEY", "OPENAI_API_KEY"), None, "printable ASCII characters without spaces",
             "The provider's key. It never leaves the bridge but to the provider.", _credential, is_secret=True),
     Setting("default_model", ("CODEX_DEFAULT_MODEL",), None, "a model name",
-            "The model. Default: Codex's own default."),
+            "The model. Default: Codex's own default.", _word),
     Setting("upstream_connect_timeout_ms", ("CODEX_UPSTREAM_CONNECT_TIMEOUT_MS",), "10000", _MILLISECONDS,
             "Time for a connection to the provider.", _whole_number(1, _DAY_MS)),
     Setting("upstream_idle_timeout_ms", ("CODEX_UPSTREAM_IDLE_TIMEOUT_MS",), "300000", _MILLISECONDS,

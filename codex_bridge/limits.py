@@ -19,6 +19,8 @@ MAX_REMEMBERED_HEAD_BYTES = 2 * KIB
 REMEMBERED_HEADS = 256
 # Each connection costs about 6 KB and a file descriptor.
 MAX_CONNECTIONS = 4096
+# Descriptors that are not for clients: files, pipes, upstreams, Codex.
+RESERVED_DESCRIPTORS = 256
 # Seconds to send a whole request head, from its first byte.
 HEAD_TIMEOUT_S = 10.0
 # Seconds without a byte of a body that the bridge is waiting for.
@@ -74,6 +76,11 @@ MAX_RECENT_EVENT_CHARACTERS = 500
 MAX_SESSIONS = 10_000
 # A message is a prompt, not a file; Codex itself refuses more than about 1 MiB.
 MAX_MESSAGE_CHARACTERS = 1_000_000
+# What a host tells the model beside the message: a page's content fits, a site's does not. It is part of a
+# session's JSON, which is sent often.
+MAX_CONTEXT_BYTES = 64 * KIB
+# Messages of the latest turn in a session's brief JSON: a turn may have hundreds.
+MAX_BRIEF_MESSAGES = 4
 # What a host may attach to one message.
 MAX_ATTACHMENTS = 20
 # One page of the session list.
@@ -95,6 +102,8 @@ HANDSHAKE_TIMEOUT_S = 30.0
 CALL_TIMEOUT_S = 60.0
 # `turn/interrupt` takes milliseconds; after this Codex counts as wedged and is replaced.
 INTERRUPT_GRACE_S = 10.0
+# An interrupted turn's commands are ended at once; this is for a machine under load.
+COMMAND_END_S = 5.0
 # Closing standard input ends Codex in 70 ms; then TERM, then KILL, each after this long.
 CHILD_STOP_STEP_S = 2.0
 # Wait before a restart after a quick exit, doubled each time.

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from .limits import MAX_RECENT_EVENTS
+from .limits import MAX_BRIEF_MESSAGES, MAX_RECENT_EVENTS
 
 
 class SessionStatus(StrEnum):
@@ -98,13 +98,13 @@ class Session:
         return self._json([message.to_json() for message in self.messages], list(self.recent_events))
 
     def to_brief_json(self) -> dict[str, Any]:
-        """Return the session as its stream tells it: `messages` holds those of the latest turn, `events` none.
+        """Return the session as its stream tells it: `messages` holds the newest of the latest turn, `events` none.
 
         Its size does not grow with the conversation, so a stream's does not grow quadratically.
         """
         latest: list[dict[str, Any]] = []
         for message in reversed(self.messages):
-            if message.turn_id != self.messages[-1].turn_id:
+            if message.turn_id != self.messages[-1].turn_id or len(latest) == MAX_BRIEF_MESSAGES:
                 break
             latest.append(message.to_json())
         return self._json(latest[::-1], [])

@@ -23,6 +23,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import resource
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -42,6 +43,7 @@ from ..limits import (
     MAX_CONNECTIONS,
     MAX_DRAINED_BODY_BYTES,
     READ_BYTES,
+    RESERVED_DESCRIPTORS,
     SWEEP_INTERVAL_S,
     WRITE_TIMEOUT_S,
 )
@@ -173,7 +175,7 @@ class Stream:
     @property
     def unsent_bytes(self) -> int:
         """What was written and not yet taken by the client's side."""
-        return self._transport.get_write_buffer_size()
+        return self._connection.unsent_bytes
 
     @property
     def is_closed(self) -> bool:
@@ -212,6 +214,8 @@ class HttpServer:
         self._connections: set[_Connection] = set()
         self._sweep: asyncio.TimerHandle | None = None
         self._closing = False
+        # Both servers of a bridge together must not use up the process's descriptors.
+        self._max_connections = min(MAX_CONNECTIONS, (raise_descriptor_limit() - RESERVED_DESCRIPTORS) // 2)
         self.date_line = b""
 
     async def listen_tcp(self, host: str, port: int) -> tuple[str, int]:
@@ -260,7 +264,7 @@ class HttpServer:
             self._sweep.cancel()
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if len(self._connections) >= MAX_CONNECTIONS or self._closing:
+        if len(self._connections) >= self._max_connections or self._closing:
             writer.transport.abort()
             return
         connection = _Connection(self, reader, writer)
@@ -307,7 +311,7 @@ class _Connection:
     """One client: reads requests one after the other and writes the answers in order."""
 
     __slots__ = (
-        "_body", "_body_deadline", "_body_read", "_continue", "_is_broken", "_loop", "_reader", "_server", "_stream", "_times",
+        "_body", "_body_deadline", "_body_read", "_continue", "_has_served", "_is_broken", "_loop", "_reader", "_server", "_stream", "_times",
         "_unsent", "_writer", "deadline", "heads", "state", "task", "transport",
     )  # fmt: skip
 
@@ -328,10 +332,12 @@ class _Connection:
         self._stream: Stream | None = None
         self._unsent = 0
         self._is_broken = False
+        self._has_served = False
         self._body_read: asyncio.Event | None = None
         self.state = State.IDLE
         self.deadline: float | None = None
-        self._enter(State.IDLE, self._times.idle)
+        # The first request is what the connection was made for: it is not waited for as long as a second one.
+        self._enter(State.IDLE, self._times.head)
 
     def _enter(self, state: State, seconds: float | None) -> None:
         self.state = state
@@ -344,7 +350,7 @@ class _Connection:
         elif self.deadline is None or now <= self.deadline:
             return
         elif self.state is State.WRITING:
-            unsent = self.transport.get_write_buffer_size()
+            unsent = self.unsent_bytes
             if unsent >= self._unsent:
                 self.transport.abort()
             self._unsent = unsent
@@ -368,10 +374,15 @@ class _Connection:
 
     def end(self) -> None:
         """Close the connection once what was written is through, but do not wait long for a client to take it."""
-        transport = self.transport
-        transport.close()
-        if transport.get_write_buffer_size():
-            self._loop.call_later(self._times.linger, transport.abort)
+        unsent = self.unsent_bytes
+        self.transport.close()
+        if unsent:
+            self._loop.call_later(self._times.linger, self.transport.abort)
+
+    @property
+    def unsent_bytes(self) -> int:
+        """What was written and not taken by the client; 0 once the connection is over (uvloop raises then)."""
+        return 0 if self.transport.is_closing() else self.transport.get_write_buffer_size()
 
     async def serve(self) -> None:
         """Answer requests until the client or an error ends the connection."""
@@ -392,7 +403,8 @@ class _Connection:
             text = self.heads.next_head()
             if text is not None:
                 return parse_request_head(text)
-        self._enter(State.IDLE, self._times.idle)
+        if self._has_served:
+            self._enter(State.IDLE, self._times.idle)
         while True:
             if self.heads.buffer and self.state is State.IDLE:
                 self._enter(State.HEAD, self._times.head)
@@ -409,18 +421,20 @@ class _Connection:
     async def _serve_request(self, head: RequestHead) -> bool:
         """Answer one request; return whether the connection can take another."""
         self._enter(State.HANDLING, None)
+        self._has_served = True
         self._body = BodyReader(head.framing) if head.framing.has_body else None
         self._body_deadline = None
         self._body_read = None
         self._continue = head.version == "1.1" and head.headers.get("expect", "").lower() == "100-continue"
         response = await self._server.answer(Request(head, self))
+        if self.transport.is_closing():
+            return False
         keep_alive = head.keeps_alive and not self._server.is_closing
         if isinstance(response, StreamResponse):
             return await self._write_stream(response, head, keep_alive)
         keep_alive = keep_alive and self._is_body_droppable()
         self._write_response(response, keep_alive, has_body=head.method != "HEAD")
-        if self.transport.get_write_buffer_size() > READ_BYTES:
-            await self.drain()
+        await self.drain()
         return keep_alive and await self._drop_rest_of_body()
 
     def _write_response(self, response: Response, keep_alive: bool, has_body: bool) -> None:
@@ -451,16 +465,17 @@ class _Connection:
             return False
         finally:
             self._stream = None
-        if chunked:
+        if chunked and not self.transport.is_closing():
             self.transport.write(LAST_CHUNK)
             await self.drain()
         return keep_alive and not self.transport.is_closing() and await self._drop_rest_of_body()
 
     async def drain(self) -> None:
         """Wait while more is written than the client reads."""
-        if self.transport.get_write_buffer_size() > READ_BYTES:
+        unsent = self.unsent_bytes
+        if unsent > READ_BYTES:
             state = self.state
-            self._unsent = self.transport.get_write_buffer_size()
+            self._unsent = unsent
             self._enter(State.WRITING, self._times.write)
             await self._writer.drain()
             self._enter(state, None)
@@ -572,7 +587,8 @@ class _Connection:
         self._enter(State.CLOSING, self._times.linger)
         if self.transport.can_write_eof():
             await self._writer.drain()
-            self.transport.write_eof()
+            if not self.transport.is_closing():
+                self.transport.write_eof()
         await self.wait_eof()
 
 
@@ -584,6 +600,15 @@ async def _is_served(path: str) -> bool:
         return False
     writer.close()
     return True
+
+
+def raise_descriptor_limit() -> int:
+    """Let this process open as many descriptors as it may, and return how many those are."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    return soft if soft != resource.RLIM_INFINITY else 1 << 20
 
 
 def is_loopback(host: str) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..adapters.http_server import Request
 from ..errors import InvalidField, InvalidJson
-from ..limits import MAX_BODY_BYTES, MAX_JSON_DEPTH
+from ..limits import MAX_BODY_BYTES, MAX_CONTEXT_BYTES, MAX_JSON_DEPTH
 from ..protocol import json_codec
 
 _WHOLE_NUMBER = re.compile(r"[0-9]{1,9}")
@@ -46,6 +46,17 @@ def object_field(value: dict[str, Any], name: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise InvalidField(name, f"{name}: expected a JSON object.")
     return found
+
+
+def context_field(value: dict[str, Any]) -> dict[str, Any]:
+    """Return the optional object `context`, of a bounded size."""
+    context = object_field(value, "context")
+    size = len(json_codec.encode(context))
+    if size > MAX_CONTEXT_BYTES:
+        raise InvalidField(
+            "context", f"context: expected at most {MAX_CONTEXT_BYTES} bytes of JSON; {size} came."
+        )
+    return context
 
 
 def query_fields(request: Request, allowed: frozenset[str]) -> dict[str, str]:

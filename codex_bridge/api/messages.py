@@ -50,7 +50,7 @@ class MessageRoutes:
             attachments=tuple(attachments),
             images=tuple(path for path in paths if path not in others),
             prompt=text + "\n\nAttached files:\n" + "\n".join(others) if others else None,
-            context=fields.object_field(body, "context"),
+            context=fields.context_field(body),
         )
         load = self._executor.load()
         return replies.ok(

@@ -39,7 +39,7 @@ class SessionRoutes:
         mode = body.get("mode", SessionMode.WORKSPACE)
         if mode not in tuple(SessionMode):
             raise InvalidField("mode", f"mode: expected {' or '.join(SessionMode)}.")
-        context = fields.object_field(body, "context")
+        context = fields.context_field(body)
         root = self._roots.choose(body.get("workspace_root"))
         live = self._sessions.create(root, self._runtime_json, SessionMode(mode), context)
         self._runtime.warm_up()

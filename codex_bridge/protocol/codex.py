@@ -191,6 +191,11 @@ def _error_code(info: Any) -> str:
     return _CAMEL.sub("_", name).lower()
 
 
+def is_missing_thread(message: str) -> bool:
+    """Say whether `thread/resume` was refused because Codex has no file of the thread."""
+    return "no rollout found" in message or "not found" in message
+
+
 def decline_result(method: str) -> Any | None:
     """Return the answer that says no to a server request, None when it has no such answer."""
     if method in ("item/commandExecution/requestApproval", "item/fileChange/requestApproval"):

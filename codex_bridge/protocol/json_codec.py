@@ -24,8 +24,12 @@ def encode(value: Any) -> bytes:
         try:
             return orjson.dumps(value)
         except TypeError:
-            pass  # unpaired surrogates or integers over 64 bits: the standard library escapes them
-    return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
+            pass  # unpaired surrogates, integers over 64 bits, deep nesting: the standard library can
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    if "\\ud" in text:
+        # Perhaps an unpaired surrogate, which strict readers refuse with all that is around it.
+        text = json.dumps(value, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+    return text.encode(errors="replace")
 
 
 def decode(data: bytes) -> Any:

@@ -15,6 +15,8 @@ from typing import Any
 from .. import log
 from ..errors import CodexFailed
 from ..limits import (
+    CALL_TIMEOUT_S,
+    COMMAND_END_S,
     HEALTHY_AFTER_S,
     INTERRUPT_GRACE_S,
     MAX_LOADED_THREADS,
@@ -22,7 +24,7 @@ from ..limits import (
     RESTART_BACKOFF_S,
 )
 from ..protocol import codex, json_codec
-from ..runtime import Emit, Failure, TurnOutcome, TurnRequest, TurnStatus
+from ..runtime import Emit, Event, Failure, TurnOutcome, TurnRequest, TurnStatus
 from .app_server_client import AppServerClient
 
 
@@ -40,6 +42,8 @@ class AppServerRuntime:
         self._threads: dict[str, _Run] = {}
         # Threads that the child holds, the one used last at the end.
         self._loaded: OrderedDict[str, None] = OrderedDict()
+        # Threads that it is closing: until it has, it refuses to resume them.
+        self._closing: dict[str, asyncio.Future[None]] = {}
         self._stopping = False
 
     async def run_turn(self, request: TurnRequest, emit: Emit) -> TurnOutcome:
@@ -47,13 +51,15 @@ class AppServerRuntime:
         run = _Run(request, emit)
         self._runs[request.turn_id] = run
         try:
-            run.client = client = await self._ready_client()
-            await self._open_thread(client, run)
-            run.cancellable = None
-            context = json_codec.encode(request.context).decode() if request.context else None
-            params = codex.turn_params(request, run.thread_id, context)
-            await client.call("turn/start", params)
-            return await run.done
+            try:
+                return await self._play(run)
+            except CodexFailed as problem:
+                # A child can die while it rests, and nobody knows until it is spoken to. What it never began
+                # can be given to the next one.
+                if problem.code != "codex_exited" or run.begun.done() or run.interrupted:
+                    raise
+                run.cancellable = asyncio.current_task()
+                return await self._play(run)
         except CodexFailed as problem:
             if problem.code == "codex_stuck" and run.client is not None:
                 run.client.kill()  # one that does not answer any more holds its slot for nothing
@@ -72,6 +78,27 @@ class AppServerRuntime:
             if self._threads.get(run.thread_id) is run:
                 del self._threads[run.thread_id]
             self._close_surplus_threads()
+
+    async def _play(self, run: _Run) -> TurnOutcome:
+        request = run.request
+        run.client = client = await self._ready_client()
+        await self._open_thread(client, run)
+        run.cancellable = None
+        context = json_codec.encode(request.context).decode() if request.context else None
+        await client.call("turn/start", codex.turn_params(request, run.thread_id, context))
+        outcome = await run.done
+        if outcome.status is TurnStatus.INTERRUPTED and client.is_alive:
+            await self._end_commands(client, run)
+        return outcome
+
+    async def _end_commands(self, client: AppServerClient, run: _Run) -> None:
+        """End the commands of an interrupted turn: Codex lets them run on. Wait until their items tell so."""
+        try:
+            async with asyncio.timeout(COMMAND_END_S):
+                await client.call("thread/backgroundTerminals/clean", {"threadId": run.thread_id})
+                await run.all_commands_ended()
+        except (CodexFailed, TimeoutError) as problem:
+            log.warning("the commands of an interrupted turn may still run: %s", str(problem) or "no answer")
 
     async def interrupt(self, turn_id: str) -> None:
         """Ask Codex to stop a turn; replace a child that does not within the grace time."""
@@ -105,6 +132,7 @@ class AppServerRuntime:
         """Let the child forget a thread; its files stay Codex's own."""
         if thread_id in self._loaded and self._client is not None and self._client.is_alive:
             del self._loaded[thread_id]
+            self._closing[thread_id] = asyncio.get_running_loop().create_future()
             self._client.send("thread/unsubscribe", {"threadId": thread_id})
 
     def warm_up(self) -> None:
@@ -181,6 +209,9 @@ class AppServerRuntime:
         started = self._client is not None
         self._client = None
         self._loaded.clear()
+        for closed in self._closing.values():
+            closed.cancel()
+        self._closing.clear()
         for run in list(self._threads.values()):
             run.fail(failure)
         if not started or self._stopping:
@@ -189,7 +220,10 @@ class AppServerRuntime:
         log.warning("%s", failure.message)
 
     def _on_notification(self, method: str, params: dict[str, Any]) -> None:
-        run = self._threads.get(params.get("threadId", ""))
+        thread_id = params.get("threadId", "")
+        if method == "thread/closed" and thread_id in self._closing:
+            self._closing.pop(thread_id).cancel()
+        run = self._threads.get(thread_id)
         if run is not None:
             run.on_notification(method, params)
 
@@ -200,6 +234,11 @@ class AppServerRuntime:
         request = run.request
 
         def register(thread_id: str) -> None:
+            if run.done.cancelled():
+                # The turn was interrupted while it waited for this answer: nobody needs the thread.
+                self._loaded[thread_id] = None
+                self.close_thread(thread_id)
+                return
             run.thread_id = thread_id
             self._threads[thread_id] = run
             self._loaded[thread_id] = None
@@ -212,14 +251,17 @@ class AppServerRuntime:
             register(str(request.thread_id))
             return
         if request.thread_id is not None:
+            if request.thread_id in self._closing:
+                await asyncio.wait([self._closing[request.thread_id]], timeout=CALL_TIMEOUT_S)
             try:
                 await client.call("thread/resume", codex.resume_params(request), on_result=on_result)
                 run.emit({"type": "thread.started", "thread_id": run.thread_id, "resumed": True})
                 return
             except CodexFailed as problem:
-                if not client.is_alive or problem.code == "codex_stuck":
+                # Codex keeps no file of a thread that never had a turn, and one may have been deleted. Any other
+                # refusal may pass, and must not cost the conversation.
+                if not codex.is_missing_thread(problem.message):
                     raise
-                # As it refuses a thread that never had a turn; in that case there was nothing to lose.
                 log.warning("thread %s was not resumed: %s", request.thread_id, problem.message)
                 run.emit({
                     "type": "warning", "code": "thread_not_resumed",
@@ -251,10 +293,16 @@ class _Run:
         # Codex's id of the turn, once it has told it; and how the turn ended. Both are cancelled in the end.
         self.begun: asyncio.Future[str] = loop.create_future()
         self.done: asyncio.Future[TurnOutcome] = loop.create_future()
+        # The commands that run, by item id.
+        self._commands: set[str] = set()
+        self._no_commands = asyncio.Event()
 
     def on_notification(self, method: str, params: dict[str, Any]) -> None:
         if method == "turn/started" and not self.begun.done():
             self.begun.set_result(params["turn"]["id"])
+        turn_id = params.get("turnId")
+        if turn_id is not None and (not self.begun.done() or turn_id != self.begun.result()):
+            return  # what a command of an earlier turn still says
         if method == "turn/completed":
             is_ours = not self.begun.done() or params["turn"]["id"] == self.begun.result()
             if is_ours and not self.done.done():
@@ -262,7 +310,21 @@ class _Run:
             return
         event = codex.to_event(method, params)
         if event is not None:
+            self._note_command(event)
             self.emit(event)
+
+    def _note_command(self, event: Event) -> None:
+        item = event.get("item", {})
+        if item.get("type") == "commandExecution":
+            (self._commands.add if event["type"] == "item.started" else self._commands.discard)(item["id"])
+            if not self._commands:
+                self._no_commands.set()
+
+    async def all_commands_ended(self) -> None:
+        """Wait for the end of the commands that run."""
+        if self._commands:
+            self._no_commands.clear()
+            await self._no_commands.wait()
 
     def fail(self, failure: CodexFailed) -> None:
         if not self.done.done():

@@ -88,7 +88,9 @@ class AppServerClient:
                 f"Codex did not answer {method} within {timeout_s:g} s.", code="codex_stuck"
             ) from None
         finally:
-            self._pending.pop(request_id, None)
+            # An answer that comes too late is still told to `on_result`: it may have opened something.
+            if on_result is None or (future.done() and not future.cancelled()):
+                self._pending.pop(request_id, None)
 
     def send(self, method: str, params: dict[str, Any]) -> None:
         """Call a method whose answer nobody waits for."""
@@ -144,20 +146,23 @@ class AppServerClient:
             log.warning("skipped a line from Codex (%s: %s): %s", type(problem).__name__, problem, line[:200])
 
     def _settle(self, message: dict[str, Any]) -> None:
-        future, on_result = self._pending.get(message["id"], (None, None))
-        if future is None or future.done():
+        future, on_result = self._pending.pop(message["id"], (None, None))
+        if future is None:
             return
+        failure: CodexFailed | None = None
         if "error" in message:
-            future.set_exception(CodexFailed(str(message["error"].get("message", message["error"]))))
-            return
-        try:
-            if on_result is not None:
+            failure = CodexFailed(str(message["error"].get("message", message["error"])))
+        elif on_result is not None:
+            try:
                 on_result(message["result"])
+            except (KeyError, TypeError) as problem:
+                failure = CodexFailed(f"Codex's answer cannot be read: {problem!r} is missing or wrong.")
+        if future.done():
+            return  # it was given up meanwhile
+        if failure is not None:
+            future.set_exception(failure)
+        else:
             future.set_result(message["result"])
-        except (KeyError, TypeError) as problem:
-            future.set_exception(
-                CodexFailed(f"Codex's answer cannot be read: {problem!r} is missing or wrong.")
-            )
 
     def _answer(self, request_id: int | str, method: str) -> None:
         """Say no to what Codex asks: with the approval policy `never` nothing is asked that should be granted."""

@@ -87,7 +87,8 @@ class Gateway:
         body = await request.read_body(MAX_GATEWAY_BODY_BYTES)
         target = f"{lease.upstream.path}/{rest}" + (f"?{request.query}" if request.query else "")
         answer = await forward.send(self._client, lease.upstream, request, target, body, _NOT_ASKED)
-        if answer.head.status >= 400 and request.method != "HEAD":
+        # A redirect too: Codex would follow it to wherever it leads.
+        if (answer.head.status >= 300 and request.method != "HEAD") or _is_web_page(answer):
             return await _refusal(request, answer, lease)
 
         def on_failure(problem: UpstreamFailed) -> bytes | None:
@@ -114,10 +115,17 @@ async def _refusal(request: Request, answer: ClientResponse, lease: _Lease) -> R
     return _error_response(problem)
 
 
+def _is_web_page(answer: ClientResponse) -> bool:
+    return answer.head.headers.get("content-type", "").lower().startswith("text/html")
+
+
 def _describe_refusal(answer: ClientResponse, body: bytes) -> str:
-    message = _upstream_message(body)
+    location = answer.head.headers.get("location")
+    message = f"a redirect to {location}" if location else _upstream_message(body)
+    if _is_web_page(answer):
+        message = "a web page; is the base URL right?"
     said = f": {log.redact(message)[:MAX_UPSTREAM_MESSAGE_CHARACTERS]}" if message else ""
-    return f"The upstream answered {answer.head.status} {answer.head.reason}".rstrip() + said
+    return f"The upstream answered {answer.head.status} {log.redact(answer.head.reason)}".rstrip() + said
 
 
 def _upstream_message(body: bytes) -> str:

@@ -15,6 +15,7 @@ from ..errors import Conflict
 from ..limits import MAX_RECENT_EVENT_CHARACTERS
 from ..model import Message, Role, SessionStatus, new_id, now_ms
 from ..runtime import Event, Failure, Runtime, TurnOutcome, TurnRequest, TurnStatus
+from ..workspace.paths import is_unmoved
 from .executor import Job, TurnExecutor
 from .gateway import Gateway
 from .providers import Upstream
@@ -22,7 +23,8 @@ from .sessions import LiveSession, SessionService
 
 _DELTAS = frozenset({"item.agent_message.delta", "item.reasoning.delta", "command.execution.output"})
 # Failures that are not the upstream's, whatever it did before.
-_CODEX_ITSELF = frozenset({"codex_exited", "codex_stuck", "codex_unavailable"})
+_CODEX_ITSELF = frozenset({"codex_exited", "codex_stuck", "codex_unavailable", "workspace_moved"})
+_MOVED = Failure("The session's workspace is gone, or has become a link to another place.", "workspace_moved")
 _FINAL_EVENTS = {
     TurnStatus.COMPLETED: "session.completed",
     TurnStatus.INTERRUPTED: "session.interrupted",
@@ -79,6 +81,7 @@ class TurnService:
         progress and `Unavailable` when the bridge is full; nothing is stored then.
         """
         session = live.session
+        self._sessions.get(session.id)  # it may have been deleted while the message arrived
         if session.active_turn_id is not None:
             raise Conflict(
                 "The session has a turn in progress; wait for its end or interrupt it.",
@@ -164,7 +167,12 @@ class TurnService:
         timer = asyncio.get_running_loop().call_later(self._timeout_s, self._on_timeout, turn)
         outcome = TurnOutcome(TurnStatus.INTERRUPTED)
         try:
-            outcome = await self._runtime.run_turn(turn.request, lambda event: self._on_event(turn, event))
+            if is_unmoved(turn.request.workspace_root):
+                outcome = await self._runtime.run_turn(
+                    turn.request, lambda event: self._on_event(turn, event)
+                )
+            else:
+                outcome = TurnOutcome(TurnStatus.FAILED, _MOVED)
         except Exception as problem:  # noqa: BLE001 - whatever breaks, the session must not stay in `running`
             log.error("turn %s broke: %s: %s", turn.id, type(problem).__name__, problem)
             failure = Failure("The bridge met an error of its own; its log says more.", "internal_error")
@@ -207,8 +215,10 @@ class TurnService:
             return
         if kind == "thread.started":
             session.thread_id = event["thread_id"]
-        elif event.get("code") == "retrying":
-            session.drafts.clear()  # Codex begins the broken answer anew
+        elif kind == "warning":
+            event["message"] = log.redact(event["message"])
+            if event.get("code") == "retrying":
+                session.drafts.clear()  # Codex begins the broken answer anew
         self._append_event(live, data)
         item = event.get("item", {})
         if kind == "item.completed" and item["type"] == "agentMessage":

@@ -21,6 +21,7 @@ class WorkspaceRoots:
         if not isinstance(wanted, str) or not os.path.isabs(wanted) or "\0" in wanted:
             raise InvalidField("workspace_root", "workspace_root: expected an absolute path.")
         path = os.path.realpath(wanted)
+        _check_printable(path, "workspace_root")
         # Judged before it is looked at: the answer must not tell what exists outside.
         if not any(is_inside(path, root) for root in self._roots):
             raise InvalidField(
@@ -43,6 +44,18 @@ def resolve_file(root: str, path: str, field: str) -> str:
     real = os.path.realpath(os.path.join(root, path))
     if not is_inside(real, root):
         raise InvalidField(field, f"{field}: expected a file inside the workspace.")
+    _check_printable(real, field)
     if not os.path.isfile(real):
         raise InvalidField(field, f"{field}: there is no file {path!r} in the workspace.")
     return real
+
+
+def is_unmoved(root: str) -> bool:
+    """Say whether a directory that was resolved before is still itself, and not a link to elsewhere by now."""
+    return os.path.realpath(root) == root and os.path.isdir(root)
+
+
+def _check_printable(path: str, field: str) -> None:
+    """Refuse a path that is not text: it could not be told to Codex, or would be read as more than a path."""
+    if not path.isprintable():
+        raise InvalidField(field, f"{field}: expected a path in printable UTF-8; it leads to {path!a}.")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from codex_bridge.limits import MAX_LOADED_THREADS
 from tests.conftest import BridgeFactory
 from tests.support import processes
 from tests.support.bridge import Bridge
@@ -236,6 +237,24 @@ def test_an_interrupt_that_comes_too_late_harms_nobody(
     one.interrupt(bystander)
     others.until("session.interrupted")
     assert len(fake.starts()) == 1
+
+
+def test_a_thread_that_is_being_closed_is_resumed_when_it_is(
+    bridge: BridgeFactory, fake_codex: FakeFactory
+) -> None:
+    fake = fake_codex()
+    one = bridge(CODEX_BIN=fake)
+    first_id, first = open_session(one)
+    one.send(first_id, "say one")
+    first.until("session.completed")
+    for _ in range(MAX_LOADED_THREADS):
+        play(one, "say other")
+    wait_until(lambda: fake.received("thread/unsubscribe"), "the first thread to be closed")
+    one.send(first_id, "say two")
+    first.until("session.completed")
+    opened = [event.runtime["resumed"] for event in first.events if event.kind == "thread.started"]
+    assert opened == [False, True]
+    assert "warning" not in kinds(first.events)
 
 
 def test_a_codex_that_ignores_sigterm_is_ended(bridge: BridgeFactory, fake_codex: FakeFactory) -> None:

@@ -88,6 +88,7 @@ class AppServer:
         self.lock = threading.Lock()
         self.interrupts: dict[str, threading.Event] = {}
         self.refusing: set[str] = set()
+        self.closing: set[str] = set()
         self.answered = threading.Event()
         self.answer: Json = {}
         self.next_turn: threading.Thread | None = None
@@ -166,10 +167,27 @@ class AppServer:
 
     def resume_thread(self, params: Json) -> Json:
         """Find a thread of an earlier process."""
+        if params["threadId"] in self.closing:
+            message = (
+                f"thread {params['threadId']} is closing; retry thread/resume after the thread is closed"
+            )
+            return {"error": {"code": -32600, "message": message}}
         if params["threadId"] not in self.threads():
             message = f"no rollout found for thread id {params['threadId']}"
             return {"error": {"code": -32600, "message": message}}
         return {"result": {"thread": {"id": params["threadId"], "turns": []}, "model": "demo"}}
+
+    def unsubscribe(self, params: Json) -> Json:
+        """Close a thread, a moment later."""
+        thread = params["threadId"]
+        self.closing.add(thread)
+
+        def close() -> None:
+            self.closing.discard(thread)
+            self.tell("thread/closed", thread)
+
+        threading.Timer(0.1, close).start()
+        return {"result": {"status": "unsubscribed"}}
 
     def start_turn(self, params: Json) -> Json | None:
         """Start what the message's first word says."""
@@ -201,6 +219,7 @@ class AppServer:
         "initialize": initialize,
         "thread/start": start_thread,
         "thread/resume": resume_thread,
+        "thread/unsubscribe": unsubscribe,
         "turn/start": start_turn,
         "turn/interrupt": interrupt,
     }
