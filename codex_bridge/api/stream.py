@@ -34,36 +34,44 @@ class StreamRoutes:
 
 async def _serve(stream: Stream, live: LiveSession, last_id: tuple[str, int] | None) -> None:
     """Replay what was missed, as fast as the client reads, then follow."""
-    events = live.log
     stream.heartbeat = sse.HEARTBEAT
-    events.flush()
-    start = sse.encode_retry(STREAM_RETRY_MS)
-    if last_id is not None and events.can_replay(*last_id):
-        seq = last_id[1]
-    else:
-        seq = events.seq
-        session = json_codec.encode({"session": live.session.to_json()})
-        start += sse.encode_event(events.epoch, seq, "session.ready", session)
-    reader = _Reader(stream, events, seq)
-    events.add(reader)
+    reader = _Reader(stream, live.log)
+    live.log.add(reader)
     try:
-        await stream.write(start)
-        await reader.catch_up()
-        if not events.is_closed:
+        await reader.begin(live, last_id)
+        if not live.log.is_closed:
             await stream.wait_closed()
     finally:
-        events.remove(reader)
+        live.log.remove(reader)
 
 
 class _Reader:
     """A stream that reads a log: live, or from the log while it is behind."""
 
-    def __init__(self, stream: Stream, events: EventLog, seq: int) -> None:
+    __slots__ = ("_catching_up", "_events", "_stream", "is_live", "seq")
+
+    def __init__(self, stream: Stream, events: EventLog) -> None:
         self._stream = stream
         self._events = events
         self._catching_up: asyncio.Task[None] | None = None
-        self.seq = seq
+        events.flush()
+        self.seq = events.seq
         self.is_live = False
+
+    async def begin(self, live: LiveSession, last_id: tuple[str, int] | None) -> None:
+        """Go on behind `last_id`, or begin with the whole session where that cannot be.
+
+        A coroutine of its own: what is encoded here must not stay in memory as long as the stream.
+        """
+        events = self._events
+        start = sse.encode_retry(STREAM_RETRY_MS)
+        if last_id is not None and events.can_replay(*last_id):
+            self.seq = last_id[1]
+        else:
+            session = json_codec.encode({"session": live.session.to_json()})
+            start += sse.encode_event(events.epoch, self.seq, "session.ready", session)
+        await self._stream.write(start)
+        await self.catch_up()
 
     async def catch_up(self) -> None:
         """Write what the log holds behind `seq`, as fast as the client reads; then be live."""
