@@ -49,17 +49,19 @@ class AppServerRuntime:
     async def run_turn(self, request: TurnRequest, emit: Emit) -> TurnOutcome:
         """Run one turn; see `Runtime`."""
         run = _Run(request, emit)
+        outcome = await self._attempt(run)
+        if outcome.failure is not None and outcome.failure.code == "codex_exited" and not run.has_begun:
+            # A child can die while it rests, and nobody knows until it is spoken to. What it never began can be
+            # given to the next one.
+            outcome = await self._attempt(_Run(request, emit))
+        return outcome
+
+    async def _attempt(self, run: _Run) -> TurnOutcome:
+        """Give a turn to the child, once."""
+        request = run.request
         self._runs[request.turn_id] = run
         try:
-            try:
-                return await self._play(run)
-            except CodexFailed as problem:
-                # A child can die while it rests, and nobody knows until it is spoken to. What it never began
-                # can be given to the next one.
-                if problem.code != "codex_exited" or run.begun.done() or run.interrupted:
-                    raise
-                run.cancellable = asyncio.current_task()
-                return await self._play(run)
+            return await self._play(run)
         except CodexFailed as problem:
             if problem.code == "codex_stuck" and run.client is not None:
                 run.client.kill()  # one that does not answer any more holds its slot for nothing
@@ -289,6 +291,7 @@ class _Run:
         self.cancellable = asyncio.current_task()
         self.thread_id = ""
         self.interrupted = False
+        self.has_begun = False
         loop = asyncio.get_running_loop()
         # Codex's id of the turn, once it has told it; and how the turn ended. Both are cancelled in the end.
         self.begun: asyncio.Future[str] = loop.create_future()
@@ -299,6 +302,7 @@ class _Run:
 
     def on_notification(self, method: str, params: dict[str, Any]) -> None:
         if method == "turn/started" and not self.begun.done():
+            self.has_begun = True
             self.begun.set_result(params["turn"]["id"])
         turn_id = params.get("turnId")
         if turn_id is not None and (not self.begun.done() or turn_id != self.begun.result()):

@@ -218,6 +218,43 @@ def test_an_obedient_interrupt(bridge: BridgeFactory, fake_codex: FakeFactory) -
     assert "session.error" not in kinds(stream.events)
 
 
+def test_an_interrupt_before_the_turn_begins_harms_nobody(
+    bridge: BridgeFactory, fake_codex: FakeFactory
+) -> None:
+    fake = fake_codex()
+    one = bridge(CODEX_BIN=fake)
+    bystander, others = open_session(one)
+    one.send(bystander, "stay")
+    others.until_text("staying")
+    session_id, stream = open_session(one)
+    one.send(session_id, "lazy")
+    wait_until(lambda: len(fake.received("turn/start")) == 2, "Codex to be given the turn")
+    one.interrupt(session_id)
+    stream.until("session.interrupted")
+    assert one.session(bystander)["running"]
+    one.interrupt(bystander)
+    others.until("session.interrupted")
+    assert len(fake.starts()) == 1
+
+
+@pytest.mark.parametrize("earlier", [0, 1])
+def test_a_turn_that_a_dying_codex_never_began_is_given_to_the_next(
+    bridge: BridgeFactory, fake_codex: FakeFactory, earlier: int
+) -> None:
+    fake = fake_codex()
+    one = bridge(CODEX_BIN=fake)
+    session_id, stream = open_session(one)
+    for _ in range(earlier):
+        one.send(session_id, "say before")
+        stream.until("session.completed")
+    one.send(session_id, "vanish here again")
+    stream.until(lambda event: event.name in ("session.completed", "session.error"))
+    session = one.session(session_id)
+    assert (session["status"], session["last_error"]) == ("idle", None)
+    assert session["messages"][-1]["text"] == "here again"
+    assert len(fake.starts()) == 2
+
+
 def test_an_interrupt_that_comes_too_late_harms_nobody(
     bridge: BridgeFactory, fake_codex: FakeFactory
 ) -> None:

@@ -9,6 +9,8 @@ first word of the message that starts it; the rest of the message is its argumen
     flood MEGABYTES     that many megabytes in deltas of 50,000 bytes
     stay                one delta, then nothing until an interrupt comes
     late                one delta, then nothing until an interrupt comes; it is refused, and the turn completes
+    lazy                begins a moment after `turn/start`, refuses interrupts until then, and waits for one
+    vanish TEXT         the first process ends at once, before it begins; a later one says TEXT
     deaf                one delta, then nothing, and an interrupt is never answered
     hang                `turn/start` is never answered
     die TEXT            one delta, TEXT on stderr, and the process ends with code 7
@@ -89,6 +91,7 @@ class AppServer:
         self.interrupts: dict[str, threading.Event] = {}
         self.refusing: set[str] = set()
         self.closing: set[str] = set()
+        self.unbegun: set[str] = set()
         self.answered = threading.Event()
         self.answer: Json = {}
         self.next_turn: threading.Thread | None = None
@@ -197,8 +200,12 @@ class AppServer:
             return None
         turn = f"turn-{time.monotonic_ns()}"
         self.interrupts[turn] = threading.Event()
-        if verb == "late":
+        if verb == "vanish" and len(_read_notes(self.directory / "starts.jsonl")) == 1:
+            os._exit(9)
+        if verb in ("late", "lazy"):
             self.refusing.add(turn)
+        if verb == "lazy":
+            self.unbegun.add(turn)
         if verb == "deaf":
             self.interrupts.pop(turn)
         play = Turn(self, params["threadId"], turn)
@@ -210,7 +217,8 @@ class AppServer:
         interrupted = self.interrupts.get(params["turnId"])
         if interrupted is None:
             return None
-        interrupted.set()
+        if params["turnId"] not in self.unbegun:
+            interrupted.set()
         if params["turnId"] in self.refusing:
             return {"error": {"code": -32600, "message": "no active turn to interrupt"}}
         return {"result": {}}
@@ -294,6 +302,13 @@ class Turn:
         self.server.interrupts[self.turn].wait()
         self.end("interrupted")
 
+    def lazy(self, _: str) -> None:
+        """Begin late, then wait for an interrupt."""
+        time.sleep(0.3)
+        self.server.refusing.discard(self.turn)
+        self.server.unbegun.discard(self.turn)
+        self.stay("")
+
     def late(self, _: str) -> None:
         """End just when an interrupt comes."""
         self.begin()
@@ -339,6 +354,8 @@ class Turn:
         "flood": flood,
         "stay": stay,
         "late": late,
+        "lazy": lazy,
+        "vanish": say,
         "deaf": deaf,
         "die": die,
         "ask": ask,
