@@ -19,7 +19,7 @@ first word of the message that starts it; the rest of the message is its argumen
 
 Options (about the process): `fail_starts` (so many starts end at once with code 3), `ignore_term`
 (SIGTERM and the end of stdin are ignored), `grandchild` (a child of its own keeps stdout open), `silent`
-(`initialize` is never answered), `sandbox` (`open`: commands may write anywhere; `broken`: none starts), `version` (what `--version` prints).
+(`initialize` is never answered), `sandbox` (`open`: commands may write anywhere; `broken`: none starts; `hangs`: none ends), `version` (what `--version` prints).
 """
 
 import json
@@ -192,9 +192,11 @@ class AppServer:
         threading.Timer(0.1, close).start()
         return {"result": {"status": "unsubscribed"}}
 
-    def exec_command(self, params: Json) -> Json:
+    def exec_command(self, params: Json) -> Json | None:
         """Run a command in what passes for a sandbox: its last argument, a path, is made one that cannot be written."""
         sandbox = self.options.get("sandbox", "holds")
+        if sandbox == "hangs":
+            return None
         if sandbox == "broken":
             return {"result": {"exitCode": 1, "stdout": "", "stderr": "the fake sandbox does not start"}}
         command = list(params["command"])
