@@ -24,6 +24,8 @@ _OVERRIDES = (
     "thread_unload_delay_secs=0",
     # Without this /tmp, which all users share, would be writable; $TMPDIR, the bridge's own, stays so.
     "sandbox_workspace_write.exclude_slash_tmp=true",
+    # Codex calls out through the proxy, whose URL may hold a password; commands must not see it. Case does not matter.
+    'shell_environment_policy.exclude=["*_PROXY"]',
 )
 
 NOT_FOUND = "No Codex was found: set CODEX_BIN, install the Python package openai-codex-cli-bin, or put codex on the PATH."
