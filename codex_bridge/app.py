@@ -42,7 +42,8 @@ class Bridge:
     def __init__(self, config: Config) -> None:
         self._config = config
         check_bind(config)
-        for secret in (config.token, config.api_key):
+        proxies = settings.proxy_rules(config)
+        for secret in (config.token, config.api_key, *(proxies.secrets if proxies else ())):
             log.hide(secret)
         provider = ProviderSettings(
             config.provider, config.auth_mode, config.base_url, config.api_key, config.default_model
@@ -50,12 +51,15 @@ class Bridge:
         auth_mode = check_auth_mode(provider)
         upstream = resolve_upstream(provider)
         self._doubts = _doubts(config, auth_mode)
-        self._environ = settings.child_environment(config, with_proxies=upstream is None)
+        self._environ = settings.child_environment(config)
         self._scratch: str | None = None
         self._is_listening = False
         self._preflight = Preflight(config.codex_bin)
         self._client = HttpClient(
-            config.upstream_connect_timeout_ms / 1000, config.upstream_idle_timeout_ms / 1000
+            config.upstream_connect_timeout_ms / 1000,
+            config.upstream_first_byte_timeout_ms / 1000,
+            config.upstream_idle_timeout_ms / 1000,
+            proxies,
         )
         self._gateway = Gateway(self._client)
         self._gateway_server = HttpServer(self._gateway.handle, replies.failure)

@@ -45,9 +45,11 @@ class Codex:
 
 
 @asynccontextmanager
-async def gateway(port: int, key: str | None = KEY, idle_timeout_s: float = 10.0) -> AsyncIterator[Codex]:
+async def gateway(
+    port: int, key: str | None = KEY, idle_timeout_s: float = 10.0, first_byte_timeout_s: float = 10.0
+) -> AsyncIterator[Codex]:
     """Run a gateway whose session `s` leads to the upstream on `port`."""
-    client = HttpClient(5.0, idle_timeout_s)
+    client = HttpClient(5.0, first_byte_timeout_s, idle_timeout_s)
     made = Gateway(client)
     async with serving(made.handle) as (_, own_port):
         made.base_url = f"http://127.0.0.1:{own_port}"
@@ -244,7 +246,7 @@ async def test_an_upstream_that_says_nothing_is_504() -> None:
     async def script(peer: Peer) -> None:
         await peer.rest()
 
-    async with scripted(script) as port, gateway(port, idle_timeout_s=0.05) as codex:
+    async with scripted(script) as port, gateway(port, first_byte_timeout_s=0.05) as codex:
         reply = await codex.post()
         assert reply.status == 504
         assert codex.failure is not None
