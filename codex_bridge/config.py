@@ -374,8 +374,8 @@ too, and it wins. A value that cannot be used stops the start with one line that
 
 `CODEX_HOME` is Codex's own: where it keeps its sign-in and its threads. It is passed on to it, as are `PATH`, `HOME`, `USER`, `LOGNAME`, `SHELL`,
 `LANG`, `LC_*`, `TZ`, `TERM`, `SSL_CERT_FILE`, `SSL_CERT_DIR` and `XDG_RUNTIME_DIR`. The proxy variables (`HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`, `NO_PROXY`, in
-upper or lower case) are passed on to Codex itself, with loopback in `NO_PROXY`, and never to the commands that it runs. `ALL_PROXY` is Codex's alone: the
-bridge does not go by it.
+upper or lower case) are passed on to Codex itself, with loopback in `NO_PROXY`, and never to the commands that it runs: the bridge sets Codex's
+`shell_environment_policy.exclude`, in place of one in the user's configuration. `ALL_PROXY` is Codex's alone: the bridge does not go by it.
 
 TLS is verified with the system's certificates; `SSL_CERT_FILE` and `SSL_CERT_DIR` name others.
 
