@@ -47,7 +47,9 @@ class Bridge:
     def __init__(self, config: Config) -> None:
         self._config = config
         check_bind(config)
-        log.hide(config.token)
+        proxies = settings.proxy_rules(config)
+        for secret in (config.token, *(proxies.secrets if proxies else ())):
+            log.hide(secret)
         provider = ProviderSettings(
             config.provider,
             config.auth_mode,
@@ -59,11 +61,14 @@ class Bridge:
         roots = WorkspaceRoots(config.workspace_root, config.workspace_roots)
         runtime_config = RuntimeConfig(provider, roots)
         self._doubts = _doubts(config, runtime_config.backend.auth_mode)
-        self._environ = settings.child_environment(config, with_proxies=runtime_config.backend.route is None)
+        self._environ = settings.child_environment(config)
         self._scratch: str | None = None
         self._is_listening = False
         self._client = HttpClient(
-            config.upstream_connect_timeout_ms / 1000, config.upstream_idle_timeout_ms / 1000
+            config.upstream_connect_timeout_ms / 1000,
+            config.upstream_first_byte_timeout_ms / 1000,
+            config.upstream_idle_timeout_ms / 1000,
+            proxies,
         )
         self._gateway = Gateway(self._client)
         self._gateway_server = HttpServer(self._gateway.handle, replies.failure)

@@ -17,6 +17,9 @@ from ..runtime import Event, Failure, TurnOutcome, TurnRequest, TurnStatus
 PROVIDER_ID = "codex_bridge"
 MINIMUM_VERSION = (0, 163, 0)
 
+_PROXIES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY")
+_NOT_FOR_COMMANDS = (*_PROXIES, *(name.lower() for name in _PROXIES))
+
 # Given to every app-server. A shell snapshot spawns a login shell for each thread: measured, it makes 40
 # concurrent turns five times slower.
 _OVERRIDES = (
@@ -26,6 +29,9 @@ _OVERRIDES = (
     "thread_unload_delay_secs=0",
     # Without this /tmp, which all users share, would be writable; $TMPDIR, the bridge's own, stays so.
     "sandbox_workspace_write.exclude_slash_tmp=true",
+    # Codex calls out through the proxy, whose URL may hold a password: commands find it empty. This joins what the
+    # user's configuration says of their environment; an `exclude` would replace it.
+    *(f'shell_environment_policy.set.{name}=""' for name in _NOT_FOR_COMMANDS),
 )
 
 NOT_FOUND = "No Codex was found: set CODEX_BIN, install the Python package openai-codex-cli-bin, or put codex on the PATH."

@@ -111,7 +111,7 @@ def backend(port: int) -> Backend:
 
 async def look_at(port: int) -> Check:
     """Return what is found of the upstream on `port`."""
-    client = HttpClient(5.0, 5.0)
+    client = HttpClient(5.0, 5.0, 5.0)
     check = SandboxCheck(Machine("holds"), "danger-full-access")
     target = backend(port)
     preflight = Preflight(None, {}, check, client, lambda: target)
