@@ -26,7 +26,7 @@ EXECUTION_CLASSES = ("auto", "native_tools")
 # What Codex and its commands may see of the bridge's environment. Everything else may be a secret.
 _PASSED_ON = frozenset({
     "PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TERM", "CODEX_HOME",
-    "SSL_CERT_FILE", "SSL_CERT_DIR", "XDG_RUNTIME_DIR",
+    "SSL_CERT_FILE", "SSL_CERT_DIR", "XDG_RUNTIME_DIR", "CODEX_APP_SERVER_LOGIN_ISSUER",
 })  # fmt: skip
 # Never passed on, whoever asks for it.
 _SECRET_VARIABLES = frozenset({"CODEX_BRIDGE_TOKEN", "CODEX_PROVIDER_API_KEY", "OPENAI_API_KEY"})
@@ -64,6 +64,7 @@ class Config:
     execution_class: str
     upstream_connect_timeout_ms: int
     upstream_idle_timeout_ms: int
+    device_login_timeout_ms: int
     shutdown_timeout_ms: int
     codex_environment: tuple[str, ...]
     temporary_directory: str
@@ -214,6 +215,9 @@ SETTINGS: tuple[Setting, ...] = (
             "Time for a connection to the provider.", _whole_number(1, _DAY_MS)),
     Setting("upstream_idle_timeout_ms", ("CODEX_UPSTREAM_IDLE_TIMEOUT_MS",), "300000", _MILLISECONDS,
             "Silence of the provider after which a request fails.", _whole_number(1, _DAY_MS)),
+    Setting("device_login_timeout_ms", ("CODEX_DEVICE_LOGIN_TIMEOUT_MS",), "900000", _MILLISECONDS,
+            "Time to enter the code of a sign-in with ChatGPT. Codex itself waits 15 minutes at most.",
+            _whole_number(1, _DAY_MS)),
     Setting("shutdown_timeout_ms", ("CODEX_BRIDGE_SHUTDOWN_TIMEOUT_MS",), "10000", _MILLISECONDS,
             "Time that interrupted turns get to end when the bridge stops.", _whole_number(1, _DAY_MS)),
     Setting("codex_environment", ("CODEX_BRIDGE_PASS_ENVIRONMENT",), "", "names of variables that hold no secret of the bridge, by comma",
@@ -329,7 +333,8 @@ too, and it wins. A value that cannot be used stops the start with one line that
 {table}
 
 `CODEX_HOME` is Codex's own: where it keeps its sign-in and its threads. It is passed on to it, as are `PATH`, `HOME`, `USER`, `LOGNAME`, `SHELL`,
-`LANG`, `LC_*`, `TZ`, `TERM`, `SSL_CERT_FILE`, `SSL_CERT_DIR` and `XDG_RUNTIME_DIR`, and with Codex's own sign-in the proxy variables.
+`LANG`, `LC_*`, `TZ`, `TERM`, `SSL_CERT_FILE`, `SSL_CERT_DIR`, `XDG_RUNTIME_DIR` and `CODEX_APP_SERVER_LOGIN_ISSUER` (where Codex signs in, for tests), and with
+Codex's own sign-in the proxy variables.
 
 This page is written by `python3 -m codex_bridge.config`.
 """
