@@ -51,16 +51,8 @@ class Bridge:
         self._config = config
         check_bind(config)
         log.hide(config.token)
-        provider = ProviderSettings(
-            config.provider,
-            config.auth_mode,
-            config.base_url,
-            config.api_key,
-            config.default_model,
-            config.execution_class,
-        )
         roots = WorkspaceRoots(config.workspace_root, config.workspace_roots)
-        runtime_config = RuntimeConfig(provider, roots)
+        runtime_config = RuntimeConfig(_provider_settings(config), roots)
         self._doubts = _doubts(config, runtime_config.backend.auth_mode)
         self._environ = settings.child_environment(config, with_proxies=runtime_config.backend.route is None)
         self._scratch: str | None = None
@@ -218,6 +210,17 @@ def check_bind(config: Config) -> None:
             f"CODEX_BRIDGE_HOST={config.host}: without CODEX_BRIDGE_TOKEN only loopback addresses are served, "
             "or anyone who can reach this address could run Codex here."
         )
+
+
+def _provider_settings(config: Config) -> ProviderSettings:
+    return ProviderSettings(
+        config.provider,
+        config.auth_mode,
+        config.base_url,
+        config.api_key,
+        config.default_model,
+        config.execution_class,
+    )
 
 
 def _doubts(config: Config, auth_mode: str) -> list[str]:

@@ -63,7 +63,8 @@ class AuthRoutes:
         if not auth.is_used:
             return self._describe_provider()
         if account is None and not auth.is_pending:
-            return f"It is not known whether Codex is signed in: {auth.problem or 'it has not answered yet.'}"
+            reason = auth.problem.message if auth.problem else "it has not answered yet."
+            return f"It is not known whether Codex is signed in: {reason}"
         if account is not None and account.is_ready:
             return _describe_account(account)
         if auth.login is not None and auth.login.status is not DeviceLoginStatus.CANCELLED:

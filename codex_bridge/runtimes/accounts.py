@@ -104,6 +104,7 @@ class AppServerAccounts:
                 await ask()
         except CodexFailed as problem:
             if problem.code == "codex_stuck":
+                log.warning("%s It is started anew once no turn runs.", problem.message)
                 self._runtime.replace_child()
             raise
         return found[-1]

@@ -106,7 +106,7 @@ class DeviceAuth:
         self._starting: asyncio.Task[None] | None = None
         # What Codex said last, None when it is not known; and why it is not.
         self.account: Account | None = None
-        self.problem: str | None = None
+        self.problem: Failure | None = None
         self._asking: asyncio.Task[None] | None = None
         self._asking_since = 0.0
         self._asked_at: float | None = None
@@ -196,6 +196,8 @@ class DeviceAuth:
         if self.account is not None and self.account.is_ready:
             return None
         if not self.is_pending:
+            if self.problem is not None and self.problem.code != "codex_failed":
+                raise _not_begun(self.problem.message)  # there is no Codex that could
             if self._starting is None:
                 self._starting = self._spawn(self._start(), "start of a device login")
                 self._starting.add_done_callback(self._on_start_done)
@@ -289,9 +291,7 @@ class DeviceAuth:
         try:
             await self._accounts.start_device_login()
         except CodexFailed as problem:
-            raise CodexFailed(
-                f"Codex could not begin the sign-in: {problem.message}", code="sign_in_failed"
-            ) from None
+            raise _not_begun(problem.message) from None
 
     def _on_start_done(self, task: asyncio.Task[None]) -> None:
         self._starting = None
@@ -307,6 +307,7 @@ class DeviceAuth:
     def _ask(self) -> asyncio.Task[None]:
         if self._asking is None:
             self._asking_since = asyncio.get_running_loop().time()
+            self.problem = None
             self._asking = self._spawn(self._read(), "question for the account")
             self._asking.add_done_callback(self._on_asked)
         return self._asking
@@ -319,13 +320,13 @@ class DeviceAuth:
         while True:
             self._must_ask_again = False
             account: Account | None = None
-            reason: str | None = None
+            failure: Failure | None = None
             try:
                 account = await self._accounts.read()
             except CodexFailed as problem:
-                reason = problem.message
+                failure = Failure(problem.message, problem.code)
             if not self._must_ask_again:
-                self.account, self.problem = account, reason
+                self.account, self.problem = account, failure
                 return
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
@@ -333,3 +334,7 @@ class DeviceAuth:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _not_begun(reason: str) -> CodexFailed:
+    return CodexFailed(f"Codex could not begin the sign-in: {reason}", code="sign_in_failed")

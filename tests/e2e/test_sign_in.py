@@ -360,7 +360,11 @@ def test_a_login_that_leads_to_no_account(chatgpt: StartBridge, issuer: Issuer) 
 def test_the_auth_mode_changes_at_run_time(chatgpt: StartBridge, upstream: Upstream) -> None:
     one = chatgpt()
     code = show_code(one)["user_code"]
-    other = {"runtime_provider": "openai_compatible", "provider_api_base_url": upstream.base_url, "auth_mode": "none"}
+    other = {
+        "runtime_provider": "openai_compatible",
+        "provider_api_base_url": upstream.base_url,
+        "auth_mode": "none",
+    }
     assert one.post("/runtime/config", other).status == 200
     assert one.get("/auth/device").json["status"] == "not_required"
     assert one.get("/health").json["login_status"] == "not_required"

@@ -21,7 +21,7 @@ DEFAULTS: dict[str, Any] = {
     "allowed_hosts": frozenset(), "runtime_kind": "app_server_adapter", "sandbox_mode": "workspace-write",
     "max_concurrent_turns": 4, "max_queued_turns": 40, "turn_timeout_ms": 1_800_000, "provider": "openai",
     "auth_mode": None, "base_url": None, "api_key": None, "default_model": None, "execution_class": "auto", "upstream_connect_timeout_ms": 10_000,
-    "upstream_idle_timeout_ms": 300_000, "shutdown_timeout_ms": 10_000, "codex_environment": (), "log_level": "info",
+    "upstream_idle_timeout_ms": 300_000, "shutdown_timeout_ms": 10_000, "device_login_timeout_ms": 900_000, "codex_environment": (), "log_level": "info",
 }  # fmt: skip
 # These depend on the machine and have tests of their own.
 ELSEWHERE = {"codex_bin", "workspace_root", "workspace_roots", "temporary_directory"}
@@ -37,7 +37,7 @@ GOOD: list[tuple[str, str, Any]] = [
     ("turn_timeout_ms", "1", 1), ("turn_timeout_ms", "86400000", 86_400_000), ("provider", "vllm", "vllm"),
     ("auth_mode", "none", "none"), ("base_url", "http://h/v1", "http://h/v1"), ("api_key", "sk-1", "sk-1"),
     ("default_model", "m", "m"), ("execution_class", "native_tools", "native_tools"), ("upstream_connect_timeout_ms", "5", 5), ("upstream_idle_timeout_ms", "6", 6),
-    ("shutdown_timeout_ms", "7", 7), ("codex_environment", "B, A,B", ("A", "B")), ("log_level", "debug", "debug"),
+    ("shutdown_timeout_ms", "7", 7), ("device_login_timeout_ms", "8", 8), ("codex_environment", "B, A,B", ("A", "B")), ("log_level", "debug", "debug"),
 ]  # fmt: skip
 
 BAD = [
@@ -49,7 +49,7 @@ BAD = [
     ("sandbox_mode", "Read-Only"), ("sandbox_mode", "none"), ("max_concurrent_turns", "0"), ("max_concurrent_turns", "1001"),
     ("max_queued_turns", "-1"), ("max_queued_turns", "10001"), ("turn_timeout_ms", "0"), ("turn_timeout_ms", "86400001"),
     ("turn_timeout_ms", "30s"), ("provider", "OpenAI"), ("auth_mode", "key"), ("execution_class", "best"), ("upstream_connect_timeout_ms", "0"),
-    ("upstream_idle_timeout_ms", "x"), ("shutdown_timeout_ms", """ """), ("temporary_directory", "/nonexistent"),
+    ("upstream_idle_timeout_ms", "x"), ("device_login_timeout_ms", "0"), ("shutdown_timeout_ms", """ """), ("temporary_directory", "/nonexistent"),
     ("log_level", "verbose"), ("log_level", "INFO"),
 ]  # fmt: skip
 
