@@ -16,6 +16,7 @@ from .adapters.http_client import HttpClient
 from .adapters.http_server import HttpServer, is_loopback
 from .api import replies
 from .api.access import Access
+from .api.auth import AuthRoutes
 from .api.messages import MessageRoutes
 from .api.proxy import ProxyRoutes
 from .api.router import Route, Router
@@ -26,7 +27,9 @@ from .api.stream import StreamRoutes
 from .config import Config
 from .errors import ConfigError, StartFailed
 from .limits import CLOSE_GRACE_S, DOCTOR_WAIT_S, SHORT_TOKEN_CHARACTERS
+from .runtimes.accounts import AppServerAccounts
 from .runtimes.app_server import AppServerRuntime
+from .services.device_auth import DeviceAuth
 from .services.executor import TurnExecutor
 from .services.gateway import Gateway
 from .services.preflight import Check, Preflight
@@ -50,16 +53,8 @@ class Bridge:
         proxies = settings.proxy_rules(config)
         for secret in (config.token, *(proxies.secrets if proxies else ())):
             log.hide(secret)
-        provider = ProviderSettings(
-            config.provider,
-            config.auth_mode,
-            config.base_url,
-            config.api_key,
-            config.default_model,
-            config.execution_class,
-        )
         roots = WorkspaceRoots(config.workspace_root, config.workspace_roots)
-        runtime_config = RuntimeConfig(provider, roots)
+        runtime_config = RuntimeConfig(_provider_settings(config), roots)
         self._doubts = _doubts(config, runtime_config.backend.auth_mode)
         self._environ = settings.child_environment(config)
         self._scratch: str | None = None
@@ -77,6 +72,11 @@ class Bridge:
         self._preflight = Preflight(
             config.codex_bin, self._environ, self._sandbox, self._client, lambda: runtime_config.backend
         )
+        self._device_auth = DeviceAuth(
+            AppServerAccounts(self._runtime, self._environ),
+            runtime_config.auth_state,
+            config.device_login_timeout_ms / 1000,
+        )
         self._executor = TurnExecutor(config.max_concurrent_turns, config.max_queued_turns)
         sessions = SessionService()
         self._turns = TurnService(
@@ -85,15 +85,23 @@ class Bridge:
             self._runtime,
             self._gateway,
             self._sandbox,
+            self._device_auth,
             config.turn_timeout_ms / 1000,
         )
         access = Access(config.host, config.allowed_hosts, config.allowed_origins, config.token)
         status = StatusRoutes(
-            access, self._runtime, self._executor, self._preflight, runtime_config, _shown(config)
+            access,
+            self._runtime,
+            self._executor,
+            self._preflight,
+            runtime_config,
+            self._device_auth,
+            _shown(config),
         )
         routes = _routes(
             status,
             RuntimeConfigRoutes(runtime_config),
+            AuthRoutes(self._device_auth),
             SessionRoutes(sessions, self._turns, roots, runtime_config),
             MessageRoutes(sessions, self._turns, self._executor, runtime_config, config.sandbox_mode),
             StreamRoutes(sessions),
@@ -156,6 +164,7 @@ class Bridge:
         await asyncio.gather(
             self._preflight.stop(),
             self._sandbox.stop(),
+            self._device_auth.stop(),
             self._runtime.stop(),
             self._server.stop(CLOSE_GRACE_S),
             self._gateway_server.stop(CLOSE_GRACE_S),
@@ -173,6 +182,7 @@ class Bridge:
 def _routes(
     status: StatusRoutes,
     configuration: RuntimeConfigRoutes,
+    auth: AuthRoutes,
     chats: SessionRoutes,
     messages: MessageRoutes,
     streams: StreamRoutes,
@@ -183,6 +193,9 @@ def _routes(
         Route("GET", "/runtime/info", status.info),
         Route("GET", "/runtime/config", configuration.read),
         Route("POST", "/runtime/config", configuration.update),
+        Route("GET", "/auth/device", auth.device),
+        Route("GET", "/auth/status", auth.status),
+        Route("POST", "/auth/logout", auth.logout),
         Route("POST", "/chat/sessions", chats.create),
         Route("GET", "/chat/sessions", chats.list),
         Route("DELETE", "/chat/sessions", chats.clear),
@@ -202,6 +215,17 @@ def check_bind(config: Config) -> None:
             f"CODEX_BRIDGE_HOST={config.host}: without CODEX_BRIDGE_TOKEN only loopback addresses are served, "
             "or anyone who can reach this address could run Codex here."
         )
+
+
+def _provider_settings(config: Config) -> ProviderSettings:
+    return ProviderSettings(
+        config.provider,
+        config.auth_mode,
+        config.base_url,
+        config.api_key,
+        config.default_model,
+        config.execution_class,
+    )
 
 
 def _doubts(config: Config, auth_mode: str) -> list[str]:

@@ -29,7 +29,7 @@ EXECUTION_CLASSES = ("auto", "native_tools")
 # What Codex and its commands may see of the bridge's environment. Everything else may be a secret.
 _PASSED_ON = frozenset({
     "PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TERM", "CODEX_HOME",
-    "SSL_CERT_FILE", "SSL_CERT_DIR", "XDG_RUNTIME_DIR",
+    "SSL_CERT_FILE", "SSL_CERT_DIR", "XDG_RUNTIME_DIR", "CODEX_APP_SERVER_LOGIN_ISSUER",
 })  # fmt: skip
 # Never passed on, whoever asks for it.
 _SECRET_VARIABLES = frozenset({"CODEX_BRIDGE_TOKEN", "CODEX_PROVIDER_API_KEY", "OPENAI_API_KEY"})
@@ -73,6 +73,7 @@ class Config:
     https_proxy: Proxy | None
     http_proxy: Proxy | None
     no_proxy: tuple[str, ...]
+    device_login_timeout_ms: int
     shutdown_timeout_ms: int
     codex_environment: tuple[str, ...]
     temporary_directory: str
@@ -254,6 +255,9 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("no_proxy", ("no_proxy", "NO_PROXY"), "", "host names, addresses and networks, by comma",
             "Providers that are reached without a proxy: `example.com` is also all below it, `10.0.0.0/8` a network, `*` all; "
             "each may end in a `:port`. Loopback is never proxied.", _no_proxy),
+    Setting("device_login_timeout_ms", ("CODEX_DEVICE_LOGIN_TIMEOUT_MS",), "900000", _MILLISECONDS,
+            "Time to enter the code of a sign-in with ChatGPT. Codex itself waits 15 minutes at most.",
+            _whole_number(1, _DAY_MS)),
     Setting("shutdown_timeout_ms", ("CODEX_BRIDGE_SHUTDOWN_TIMEOUT_MS",), "10000", _MILLISECONDS,
             "Time that interrupted turns get to end when the bridge stops.", _whole_number(1, _DAY_MS)),
     Setting("codex_environment", ("CODEX_BRIDGE_PASS_ENVIRONMENT",), "", "names of variables that hold no secret of the bridge, by comma",
@@ -379,7 +383,8 @@ too, and it wins. A value that cannot be used stops the start with one line that
 {table}
 
 `CODEX_HOME` is Codex's own: where it keeps its sign-in and its threads. It is passed on to it, as are `PATH`, `HOME`, `USER`, `LOGNAME`, `SHELL`,
-`LANG`, `LC_*`, `TZ`, `TERM`, `SSL_CERT_FILE`, `SSL_CERT_DIR` and `XDG_RUNTIME_DIR`. The proxy variables (`HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`, `NO_PROXY`, in
+`LANG`, `LC_*`, `TZ`, `TERM`, `SSL_CERT_FILE`, `SSL_CERT_DIR`, `XDG_RUNTIME_DIR` and
+`CODEX_APP_SERVER_LOGIN_ISSUER` (where Codex signs in, for tests). The proxy variables (`HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`, `NO_PROXY`, in
 upper or lower case) are passed on to Codex itself, with loopback in `NO_PROXY`; the commands that it runs find them empty. `ALL_PROXY` is Codex's alone: the
 bridge does not go by it.
 

@@ -7,11 +7,22 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..limits import CODEX_IDLE_TIMEOUT_MS, STREAM_RETRIES
-from ..runtime import Event, Failure, TurnOutcome, TurnRequest, TurnStatus
+from ..runtime import (
+    Account,
+    AccountChanged,
+    AccountEvent,
+    Event,
+    Failure,
+    LoginEnded,
+    LoginStarted,
+    TurnOutcome,
+    TurnRequest,
+    TurnStatus,
+)
 
 # The name under which Codex knows the bridge's gateway.
 PROVIDER_ID = "codex_bridge"
@@ -213,9 +224,12 @@ _EVENTS = {
 _CALLS = (
     "initialize", "thread/start", "thread/resume", "thread/unsubscribe", "thread/backgroundTerminals/clean",
     "turn/start", "turn/interrupt", "command/exec",
+    "account/read", "account/login/start", "account/login/cancel", "account/logout",
 )  # fmt: skip
 _DECLINED = ("item/commandExecution/requestApproval", "item/fileChange/requestApproval")
-NAMES = (*_CALLS, *_DECLINED, *_EVENTS, "turn/completed", "thread/closed")
+NAMES = (
+    *_CALLS, *_DECLINED, *_EVENTS, "turn/completed", "thread/closed", "account/login/completed", "account/updated",
+)  # fmt: skip
 
 
 def parse_outcome(turn: dict[str, Any]) -> TurnOutcome:
@@ -238,6 +252,9 @@ def _message(error: dict[str, Any]) -> str:
 def _error_code(info: Any) -> str:
     """Return Codex's name of an error in snake_case."""
     name = next(iter(info), None) if isinstance(info, dict) else info
+    details = info.get(name) if isinstance(info, dict) else None
+    if isinstance(details, dict) and details.get("httpStatusCode") == 401:
+        return "unauthorized"  # as Codex itself says where it could not renew its token either
     if not isinstance(name, str) or name == "other":
         return "turn_failed"
     return _CAMEL.sub("_", name).lower()
@@ -253,3 +270,54 @@ def decline_result(method: str) -> Any | None:
     if method in _DECLINED:
         return {"decision": "decline"}
     return None
+
+
+# Account ------------------------------------------------------------------------------------------
+
+DEVICE_LOGIN_PARAMS = {"type": "chatgptDeviceCode"}
+READ_PARAMS = {"refreshToken": False}
+# An older call that the schema does not list any more. It looks into Codex's files alone, where `account/read`
+# asks the service as well, and fails when that cannot be reached.
+STORED_SIGN_IN = "getAuthStatus"
+STORED_SIGN_IN_PARAMS = {"includeToken": False, "refreshToken": False}
+
+
+def parse_account(result: dict[str, Any]) -> Account:
+    """Read the answer to `account/read`."""
+    account, is_needed = result["account"], result["requiresOpenaiAuth"] is not False
+    if account is None:
+        return Account(None, is_needed=is_needed)
+    email, plan = account.get("email"), account.get("planType")
+    return Account(str(account["type"]).lower(), email, plan, is_needed)
+
+
+def parse_stored_sign_in(result: dict[str, Any], doubt: str) -> Account:
+    """Read the answer to `getAuthStatus`; `doubt` says why no more is known."""
+    method, is_needed = result["authMethod"], result["requiresOpenaiAuth"] is not False
+    return Account(None if method is None else str(method).lower(), is_needed=is_needed, doubt=doubt)
+
+
+def is_refused_sign_in(message: str) -> bool:
+    """Say whether `account/read` failed because the service does not take Codex's tokens any more."""
+    return "unauthorized" in message
+
+
+def parse_device_login(result: dict[str, Any]) -> LoginStarted:
+    """Read the answer to `account/login/start`."""
+    return LoginStarted(str(result["loginId"]), str(result["verificationUrl"]), str(result["userCode"]))
+
+
+def to_account_event(method: str, params: dict[str, Any]) -> AccountEvent | None:
+    """Return what a notification tells of the account, None for all others."""
+    if method == "account/updated":
+        return AccountChanged()
+    if method != "account/login/completed":
+        return None
+    error = None if params["success"] is True else str(params.get("error") or "Codex does not say why.")
+    return LoginEnded(str(params["loginId"]), error)
+
+
+def auth_file(environ: Mapping[str, str]) -> str:
+    """Return the path of the file where Codex keeps its sign-in."""
+    home = environ.get("CODEX_HOME") or os.path.join(environ.get("HOME", ""), ".codex")
+    return os.path.join(home, "auth.json")

@@ -19,7 +19,9 @@ first word of the message that starts it; the rest of the message is its argumen
 
 Options (about the process): `fail_starts` (so many starts end at once with code 3), `ignore_term`
 (SIGTERM and the end of stdin are ignored), `grandchild` (a child of its own keeps stdout open), `silent`
-(`initialize` is never answered), `sandbox` (`open`: commands may write anywhere; `broken`: none starts; `hangs`: none ends), `version` (what `--version` prints).
+(`initialize` is never answered), `sandbox` (`open`: commands may write anywhere; `broken`: none starts; `hangs`: none ends), `version` (what `--version` prints), `mute` (methods that
+are never answered), `held` (a method whose first call is answered when the test calls `release`), `account` (true: signed in), `login` (what a
+device login does: `waits`; `refused`, at once; `garbled`, its answer; `dies`, the process).
 """
 
 import json
@@ -32,6 +34,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
+
+if __name__ != "__main__":  # the process is run alone, without the suite
+    from tests.support.waiting import wait_until
 
 Json: TypeAlias = dict[str, Any]
 
@@ -60,6 +65,7 @@ class FakeCodex:
         self.directory = directory
         self.path = directory / "codex"
         (directory / "options.json").write_text(json.dumps(options))
+        os.mkfifo(directory / "gate")
         program = f'#!/bin/sh\nexec "{sys.executable}" -I "{__file__}" "{directory}" "$@"\n'
         self.path.write_text(program)
         self.path.chmod(0o755)
@@ -71,10 +77,25 @@ class FakeCodex:
         """Return each start of an app-server: pid, arguments, environment."""
         return _read_notes(self.directory / "starts.jsonl")
 
+    def logins(self) -> list[str]:
+        """Return the ids of all device logins."""
+        return [note["id"] for note in _read_notes(self.directory / "logins.jsonl")]
+
     def received(self, method: str | None = None) -> list[Json]:
         """Return what the bridge wrote, by method; without one, the answers to server requests."""
         notes = _read_notes(self.directory / "received.jsonl")
         return [note for note in notes if note.get("method") == method]
+
+    def release(self) -> None:
+        """Let the held call be answered; it has to come."""
+
+        def look() -> int | None:
+            try:
+                return os.open(self.directory / "gate", os.O_WRONLY | os.O_NONBLOCK)
+            except OSError:  # nobody waits at it yet
+                return None
+
+        os.close(wait_until(look, "a call that is held"))
 
 
 def _read_notes(path: Path) -> list[Json]:
@@ -95,6 +116,9 @@ class AppServer:
         self.answered = threading.Event()
         self.answer: Json = {}
         self.next_turn: threading.Thread | None = None
+        self.held = self.options.get("held")
+        # What is written in one breath with the next answer.
+        self.after: list[Json] = []
 
     def note(self, name: str, entry: Json) -> int:
         """Append one line to a file of notes; return how many it has."""
@@ -134,16 +158,31 @@ class AppServer:
         return 0
 
     def take(self, message: Json) -> None:
-        """Handle one message of the bridge."""
+        """Note one message of the bridge, and handle it now or later."""
         self.note("received.jsonl", message)
+        if self.held is not None and message.get("method") == self.held:
+            self.held = None
+            threading.Thread(target=self.hold, args=(message,), daemon=True).start()
+        else:
+            self.handle(message)
+
+    def hold(self, message: Json) -> None:
+        """Handle a message once the test opens the gate."""
+        (self.directory / "gate").read_bytes()
+        self.handle(message)
+
+    def handle(self, message: Json) -> None:
+        """Answer one message."""
         method = message.get("method")
         if method is None:
             self.answer = message
             self.answered.set()
-        elif "id" in message:
+        elif "id" in message and method not in self.options.get("mute", []):
             reply = self.METHODS.get(method, AppServer.unknown)(self, message.get("params") or {})
             if reply is not None:
-                self.write({"id": message["id"], **reply})
+                lines = [{"id": message["id"], **reply}, *self.after]
+                self.write_raw(b"".join(json.dumps(line).encode() + b"\n" for line in lines))
+                self.after.clear()
             if self.next_turn is not None:  # after the answer, as the real one does
                 self.next_turn.start()
                 self.next_turn = None
@@ -205,6 +244,36 @@ class AppServer:
         done = subprocess.run(command, cwd=params["cwd"], capture_output=True, text=True)
         return {"result": {"exitCode": done.returncode, "stdout": done.stdout, "stderr": done.stderr}}
 
+    def read_account(self, params: Json) -> Json:
+        """Tell who is signed in."""
+        ann = {"type": "chatgpt", "email": "ann@example.com", "planType": "plus"}
+        account = ann if self.options.get("account") else None
+        return {"result": {"account": account, "requiresOpenaiAuth": True}}
+
+    def start_login(self, params: Json) -> Json:
+        """Begin a device login."""
+        how = self.options.get("login", "waits")
+        if how == "dies":
+            os._exit(9)
+        if how == "garbled":
+            return {"result": {"type": "chatgptDeviceCode", "verificationUrl": 7}}
+        login = f"login-{time.monotonic_ns()}"
+        self.note("logins.jsonl", {"id": login})
+        if how == "refused":
+            self.after.append(_login_ended(login, "the fake issuer refuses"))
+        code = {"loginId": login, "verificationUrl": "http://issuer.example/device", "userCode": "FAKE-CODE"}
+        return {"result": {"type": "chatgptDeviceCode", **code}}
+
+    def cancel_login(self, params: Json) -> Json:
+        """Give a device login up."""
+        self.after.append(_login_ended(params["loginId"], "Login was not completed"))
+        return {"result": {"status": "canceled"}}
+
+    def log_out(self, params: Json) -> Json:
+        """Forget the account."""
+        self.options["account"] = False
+        return {"result": {}}
+
     def start_turn(self, params: Json) -> Json | None:
         """Start what the message's first word says."""
         text = "".join(part.get("text", "") for part in params["input"])
@@ -242,9 +311,18 @@ class AppServer:
         "thread/resume": resume_thread,
         "thread/unsubscribe": unsubscribe,
         "command/exec": exec_command,
+        "account/read": read_account,
+        "account/login/start": start_login,
+        "account/login/cancel": cancel_login,
+        "account/logout": log_out,
         "turn/start": start_turn,
         "turn/interrupt": interrupt,
     }
+
+
+def _login_ended(login: str, error: str) -> Json:
+    params = {"loginId": login, "success": False, "error": error}
+    return {"method": "account/login/completed", "params": params}
 
 
 def _turn(turn: str, status: str) -> Json:

@@ -255,7 +255,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.upstream.looks.append(self.path)
-        self._fail(Failure(404, "nothing here"))
+        if self.headers.get("upgrade") is not None:  # Codex with its own sign-in tries a WebSocket first
+            self._fail(Failure(426, "no WebSocket here"))
+        else:
+            self._fail(Failure(404, "nothing here"))
 
     def do_POST(self) -> None:
         request = self._take()
