@@ -7,7 +7,7 @@ import contextlib
 import gc
 import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from . import __version__, log
@@ -25,7 +25,9 @@ from .api.stream import StreamRoutes
 from .config import Config
 from .errors import ConfigError, StartFailed
 from .limits import CLOSE_GRACE_S, SHORT_TOKEN_CHARACTERS
+from .runtime import Runtime
 from .runtimes.app_server import AppServerRuntime
+from .runtimes.exec import ExecRuntime
 from .services.executor import TurnExecutor
 from .services.gateway import Gateway
 from .services.preflight import Preflight
@@ -34,6 +36,12 @@ from .services.sessions import SessionService
 from .services.turns import TurnService
 from .workspace.paths import WorkspaceRoots
 from .workspace.scratch import create_scratch, remove_scratch, remove_stale_scratches
+
+# By the values of CODEX_RUNTIME_KIND.
+RUNTIMES: Mapping[str, Callable[[str | None, Mapping[str, str]], Runtime]] = {
+    "app_server_adapter": AppServerRuntime,
+    "exec": ExecRuntime,
+}
 
 
 class Bridge:
@@ -59,7 +67,7 @@ class Bridge:
         )
         self._gateway = Gateway(self._client)
         self._gateway_server = HttpServer(self._gateway.handle, replies.failure)
-        self._runtime = AppServerRuntime(config.codex_bin, self._environ)
+        self._runtime = RUNTIMES[config.runtime_kind](config.codex_bin, self._environ)
         self._executor = TurnExecutor(config.max_concurrent_turns, config.max_queued_turns)
         sessions = SessionService()
         self._turns = TurnService(
