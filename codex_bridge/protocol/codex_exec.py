@@ -15,7 +15,7 @@ from ..runtime import Event, Failure, TurnOutcome, TurnRequest, TurnStatus
 from . import codex, json_codec
 
 # Where Codex finds the gateway's token. An argument could be read by every user of the machine.
-TOKEN_VARIABLE = "CODEX_BRIDGE_GATEWAY_TOKEN"
+TOKEN_VARIABLE = "BRIDGE_GATEWAY_TOKEN"
 # The code of a failure that never leaves the runtime: there is no thread to resume.
 MISSING_THREAD = "missing_thread"
 
