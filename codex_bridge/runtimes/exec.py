@@ -153,10 +153,10 @@ class _Run:
 
 
 async def _follow(child: ChildProcess, run: _Run) -> None:
-    """Read the child's lines to their end, or until it has told the turn's end and still does not leave."""
+    """Read the child's lines to their end; end one that has told the turn's end and does not leave."""
     splitter = LineSplitter()
     loop = asyncio.get_running_loop()
-    with contextlib.suppress(TimeoutError):
+    try:
         async with asyncio.timeout(None) as patience:
             async for chunk in child.read_chunks():
                 for line in splitter.feed(chunk):
@@ -164,6 +164,8 @@ async def _follow(child: ChildProcess, run: _Run) -> None:
                 assert run.reader is not None
                 if run.reader.outcome is not None:
                     patience.reschedule(loop.time() + CHILD_STOP_STEP_S)
+    except TimeoutError:
+        child.kill()
 
 
 def _take(line: bytes, run: _Run) -> None:
