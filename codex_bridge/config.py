@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .proxies import Proxy, ProxyRules
 
 SANDBOX_MODES = ("workspace-write", "read-only", "danger-full-access")
-RUNTIME_KINDS = ("app_server_adapter",)
+RUNTIME_KINDS = ("app_server_adapter", "exec")
 PROVIDER_NAMES = ("openai", "osirus", "osirus_agent", "ollama", "vllm", "openai_compatible")
 AUTH_MODES = ("chatgpt", "api_key", "none")
 # model_tools and bridge_tools join them when they exist.
@@ -209,7 +209,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("allowed_hosts", ("CODEX_BRIDGE_ALLOWED_HOSTS",), "", "host names, by comma",
             "Further names by which clients may call the bridge, such as that of a proxy in front.", _name_set),
     Setting("runtime_kind", ("CODEX_RUNTIME_KIND",), "app_server_adapter", " or ".join(RUNTIME_KINDS),
-            "How Codex is driven.", _choice(RUNTIME_KINDS)),
+            "How Codex is driven: one app-server for all turns, or a codex exec for each.", _choice(RUNTIME_KINDS)),
     Setting("codex_bin", ("CODEX_BIN",), None, "the path of an executable file",
             "The Codex program. Default: tools/codex-runtime/<platform>/codex beside the bridge, the Python package "
             "openai-codex-cli-bin, or codex on PATH, whichever comes first.", _executable),

@@ -34,6 +34,7 @@ GOOD: list[tuple[str, str, Any]] = [
     ("allowed_origins", "https://a.example, http://b:1,,", frozenset({"https://a.example", "http://b:1"})),
     ("allowed_origins", "vscode-webview://abc", frozenset({"vscode-webview://abc"})),
     ("allowed_hosts", "a.example,b", frozenset({"a.example", "b"})), ("runtime_kind", "app_server_adapter", "app_server_adapter"),
+    ("runtime_kind", "exec", "exec"),
     ("sandbox_mode", "read-only", "read-only"), ("sandbox_mode", "danger-full-access", "danger-full-access"),
     ("max_concurrent_turns", "1", 1), ("max_concurrent_turns", "1000", 1000), ("max_queued_turns", "0", 0),
     ("turn_timeout_ms", "1", 1), ("turn_timeout_ms", "86400000", 86_400_000), ("provider", "vllm", "vllm"),
