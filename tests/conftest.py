@@ -1,6 +1,7 @@
 """Fixtures of the whole suite. See `tests/support` for what stands behind them."""
 
 from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from tests.support.bridge import API_KEY, Bridge, Directories, bridge_command
 from tests.support.codex import codex_binary
 from tests.support.fake_codex import FakeCodex
+from tests.support.openai_upstream import OpenAIUpstream
 from tests.support.upstream import Upstream
 
 _BRIDGES = pytest.StashKey[list[Bridge]]()
@@ -58,7 +60,7 @@ def workspace(directories: Directories) -> Path:
     return directories.workspace
 
 
-def settings_for(upstream: Upstream, overrides: dict[str, object]) -> dict[str, str]:
+def settings_for(upstream: Upstream | OpenAIUpstream, overrides: dict[str, object]) -> dict[str, str]:
     """Return a bridge's environment: the scripted upstream, and the real Codex unless another is named."""
     settings: dict[str, object] = {
         "CODEX_RUNTIME_PROVIDER": "openai_compatible",
@@ -122,3 +124,55 @@ def idle_bridge(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
     finally:
         one.discard()
         server.stop()
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAIPair:
+    """A bridge with a token, and the scripted OpenAI API behind it."""
+
+    bridge: Bridge
+    upstream: OpenAIUpstream
+    token: str
+
+    @property
+    def base_url(self) -> str:
+        """What a client of the OpenAI API is given as its base URL."""
+        return f"http://127.0.0.1:{self.bridge.port}/v1"
+
+
+@pytest.fixture(scope="module")
+def openai_pair(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[OpenAIPair]:
+    """One bridge and its upstream for a whole file of tests; `openai` clears the upstream for each."""
+    root = tmp_path_factory.mktemp("openai")
+    places = Directories(root)
+    places.create()
+    token = "the-hosts-token-for-the-bridge-52c1"
+    server = OpenAIUpstream()
+    codex = FakeCodex(root / "fake-codex", {}).path
+    settings = settings_for(server, {"CODEX_BIN": codex, "CODEX_BRIDGE_TOKEN": token})
+    one = Bridge(bridge_command(request.config.getoption("--bridge")), places, settings)
+    try:
+        one.wait_ready()
+        yield OpenAIPair(one, server, token)
+        one.stop()
+    finally:
+        one.discard()
+        server.stop()
+
+
+@pytest.fixture
+def openai(openai_pair: OpenAIPair) -> Iterator[OpenAIPair]:
+    """The pair, for one test. Whatever it does, the upstream may see the provider's key and never the host's."""
+    upstream, token = openai_pair.upstream, openai_pair.token
+    try:
+        yield openai_pair
+        for seen in upstream.requests:
+            head = f"{seen.method} {seen.target}\n{seen.raw_headers}"
+            assert seen.headers["authorization"] == f"Bearer {API_KEY}", head
+            assert token not in head
+            assert token.encode() not in seen.body, head
+        assert not upstream.errors, upstream.errors
+    finally:
+        upstream.clear()

@@ -61,7 +61,7 @@ class Router:
         try:
             response = await self._dispatch(request, cors)
         except BridgeError as problem:
-            response = replies.failure(problem)
+            response = replies.failure(problem, request)
         if cors:
             response.headers = (*response.headers, *cors)
         return response
