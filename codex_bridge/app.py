@@ -8,7 +8,7 @@ import gc
 import os
 import signal
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from . import __version__, log
 from . import config as settings
@@ -19,21 +19,26 @@ from .api.access import Access
 from .api.messages import MessageRoutes
 from .api.proxy import ProxyRoutes
 from .api.router import Route, Router
+from .api.runtime_config import RuntimeConfigRoutes
 from .api.sessions import SessionRoutes
 from .api.status import StatusRoutes
 from .api.stream import StreamRoutes
 from .config import Config
 from .errors import ConfigError, StartFailed
-from .limits import CLOSE_GRACE_S, SHORT_TOKEN_CHARACTERS
+from .limits import CLOSE_GRACE_S, DOCTOR_WAIT_S, SHORT_TOKEN_CHARACTERS
 from .runtimes.app_server import AppServerRuntime
 from .services.executor import TurnExecutor
 from .services.gateway import Gateway
-from .services.preflight import Preflight
-from .services.providers import ProviderSettings, check_auth_mode, resolve_upstream
+from .services.preflight import Check, Preflight
+from .services.providers import ProviderSettings
+from .services.runtime_config import RuntimeConfig
+from .services.sandbox import SandboxCheck
 from .services.sessions import SessionService
 from .services.turns import TurnService
 from .workspace.paths import WorkspaceRoots
 from .workspace.scratch import create_scratch, remove_scratch, remove_stale_scratches
+
+Result = TypeVar("Result")
 
 
 class Bridge:
@@ -42,59 +47,61 @@ class Bridge:
     def __init__(self, config: Config) -> None:
         self._config = config
         check_bind(config)
-        for secret in (config.token, config.api_key):
-            log.hide(secret)
+        log.hide(config.token)
         provider = ProviderSettings(
-            config.provider, config.auth_mode, config.base_url, config.api_key, config.default_model
+            config.provider,
+            config.auth_mode,
+            config.base_url,
+            config.api_key,
+            config.default_model,
+            config.execution_class,
         )
-        auth_mode = check_auth_mode(provider)
-        upstream = resolve_upstream(provider)
-        self._doubts = _doubts(config, auth_mode)
-        self._environ = settings.child_environment(config, with_proxies=upstream is None)
+        roots = WorkspaceRoots(config.workspace_root, config.workspace_roots)
+        runtime_config = RuntimeConfig(provider, roots)
+        self._doubts = _doubts(config, runtime_config.backend.auth_mode)
+        self._environ = settings.child_environment(config, with_proxies=runtime_config.backend.route is None)
         self._scratch: str | None = None
         self._is_listening = False
-        self._preflight = Preflight(config.codex_bin)
         self._client = HttpClient(
             config.upstream_connect_timeout_ms / 1000, config.upstream_idle_timeout_ms / 1000
         )
         self._gateway = Gateway(self._client)
         self._gateway_server = HttpServer(self._gateway.handle, replies.failure)
         self._runtime = AppServerRuntime(config.codex_bin, self._environ)
+        self._sandbox = SandboxCheck(self._runtime, config.sandbox_mode)
+        self._preflight = Preflight(
+            config.codex_bin, self._environ, self._sandbox, self._client, lambda: runtime_config.backend
+        )
         self._executor = TurnExecutor(config.max_concurrent_turns, config.max_queued_turns)
         sessions = SessionService()
         self._turns = TurnService(
-            sessions, self._executor, self._runtime, self._gateway, config.turn_timeout_ms / 1000
+            sessions,
+            self._executor,
+            self._runtime,
+            self._gateway,
+            self._sandbox,
+            config.turn_timeout_ms / 1000,
         )
-        runtime_json = {
-            "provider": config.provider, "model": config.default_model, "execution_class": "native_tools",
-        }  # fmt: skip
         access = Access(config.host, config.allowed_hosts, config.allowed_origins, config.token)
         status = StatusRoutes(
-            access, self._runtime, self._executor, self._preflight, _shown(config, auth_mode)
+            access, self._runtime, self._executor, self._preflight, runtime_config, _shown(config)
         )
-        chats = SessionRoutes(
-            sessions,
-            self._turns,
-            WorkspaceRoots(config.workspace_root, config.workspace_roots),
-            self._runtime,
-            runtime_json,
+        routes = _routes(
+            status,
+            RuntimeConfigRoutes(runtime_config),
+            SessionRoutes(sessions, self._turns, roots, runtime_config),
+            MessageRoutes(sessions, self._turns, self._executor, runtime_config, config.sandbox_mode),
+            StreamRoutes(sessions),
+            ProxyRoutes(self._client, runtime_config),
         )
-        messages = MessageRoutes(sessions, self._turns, self._executor, upstream, config.sandbox_mode)
-        streams = StreamRoutes(sessions)
-        proxy = ProxyRoutes(self._client, upstream)
-        self._router = Router(_routes(status, chats, messages, streams, proxy), access)
+        self._router = Router(routes, access)
         self._server = HttpServer(self._router.handle, replies.failure)
 
     async def start(self) -> str:
         """Listen; return the base URL, or where the socket is. Raise `StartFailed` when the address is taken."""
         config = self._config
         where = config.socket or f"{config.host}:{config.port}"
-        try:
-            self._environ["TMPDIR"] = self._scratch = create_scratch(config.temporary_directory)
-        except OSError as problem:
-            raise StartFailed(
-                f"TMPDIR={config.temporary_directory}: cannot make a directory there: {problem.strerror}."
-            ) from None
+        self._open_scratch()
         host, port = await self._gateway_server.listen_tcp("127.0.0.1", 0)
         self._gateway.base_url = f"http://{host}:{port}"
         try:
@@ -113,9 +120,26 @@ class Bridge:
         self._is_listening = True
         for doubt in self._doubts:
             log.warning("%s", doubt)
-        self._preflight.start(self._environ)
+        self._preflight.start()
         asyncio.get_running_loop().run_in_executor(None, remove_stale_scratches, config.temporary_directory)
         return address
+
+    async def examine(self) -> list[Check]:
+        """Look at everything that a turn needs, without listening; `stop` is still to be called."""
+        self._open_scratch()
+        return await self._preflight.examine(DOCTOR_WAIT_S)
+
+    def _open_scratch(self) -> None:
+        parent = self._config.temporary_directory
+        try:
+            self._scratch = create_scratch(parent)
+        except OSError as problem:
+            raise StartFailed(
+                f"TMPDIR={parent}: cannot make a directory there: {problem.strerror}."
+            ) from None
+        self._environ["TMPDIR"] = self._scratch
+        self._sandbox.open(self._scratch)
+        self._preflight.open(self._scratch)
 
     async def stop(self) -> None:
         """Refuse new work, interrupt turns, end Codex, close every connection. Also after half a start."""
@@ -126,6 +150,7 @@ class Bridge:
         await self._turns.stop(grace_s)
         await asyncio.gather(
             self._preflight.stop(),
+            self._sandbox.stop(),
             self._runtime.stop(),
             self._server.stop(CLOSE_GRACE_S),
             self._gateway_server.stop(CLOSE_GRACE_S),
@@ -142,6 +167,7 @@ class Bridge:
 
 def _routes(
     status: StatusRoutes,
+    configuration: RuntimeConfigRoutes,
     chats: SessionRoutes,
     messages: MessageRoutes,
     streams: StreamRoutes,
@@ -150,6 +176,8 @@ def _routes(
     return [
         Route("GET", "/health", status.health, is_open=True),
         Route("GET", "/runtime/info", status.info),
+        Route("GET", "/runtime/config", configuration.read),
+        Route("POST", "/runtime/config", configuration.update),
         Route("POST", "/chat/sessions", chats.create),
         Route("GET", "/chat/sessions", chats.list),
         Route("DELETE", "/chat/sessions", chats.clear),
@@ -180,6 +208,8 @@ def _doubts(config: Config, auth_mode: str) -> list[str]:
         )
     if auth_mode == "chatgpt" and config.base_url is not None:
         doubts.append("CODEX_PROVIDER_API_BASE_URL is not used: without a key Codex uses its own sign-in.")
+    if config.api_key is not None and auth_mode == "none" and config.auth_mode is None:
+        doubts.append(f"CODEX_PROVIDER_API_KEY is not used: the provider {config.provider} takes no key.")
     if auth_mode == "api_key" and config.api_key is None:
         doubts.append(
             "CODEX_PROVIDER_API_KEY is not set, so requests go out without a key; "
@@ -188,22 +218,12 @@ def _doubts(config: Config, auth_mode: str) -> list[str]:
     return doubts
 
 
-def _shown(config: Config, auth_mode: str) -> dict[str, Any]:
-    """Return what `/runtime/info` tells of the configuration; never a secret."""
+def _shown(config: Config) -> dict[str, Any]:
+    """Return what `/runtime/info` tells of the settings that do not change while the bridge runs."""
     return {
         "runtime_kind": config.runtime_kind,
         "sandbox_mode": config.sandbox_mode,
-        "workspace_root": config.workspace_root,
         "workspace_roots": list(config.workspace_roots),
-        "runtime_config": {
-            "runtime_provider": config.provider,
-            "auth_mode": auth_mode,
-            "provider_api_base_url": config.base_url,
-            "has_provider_api_key": config.api_key is not None,
-            "default_model": config.default_model,
-            "workspace_root": config.workspace_root,
-            "execution_class": "auto",
-        },
     }
 
 
@@ -229,6 +249,15 @@ async def serve(config: Config, during: Callable[[str], Awaitable[bool]] | None 
         await bridge.stop()
 
 
+async def examine(config: Config) -> list[Check]:
+    """Return what a bridge with this configuration finds right and wrong."""
+    bridge = Bridge(config)
+    try:
+        return await bridge.examine()
+    finally:
+        await bridge.stop()
+
+
 async def _wait(stopping: asyncio.Event, beside: Awaitable[bool] | None) -> bool:
     """Return True once `stopping` is set, False when `beside` says so before."""
     waited: set[asyncio.Task[bool]] = {asyncio.create_task(stopping.wait(), name="signals")}
@@ -245,11 +274,11 @@ async def _wait(stopping: asyncio.Event, beside: Awaitable[bool] | None) -> bool
     return goes_on
 
 
-async def _as_task(awaitable: Awaitable[bool]) -> bool:
+async def _as_task(awaitable: Awaitable[Result]) -> Result:
     return await awaitable
 
 
-def run(main: Callable[[], Awaitable[bool]]) -> bool:
+def run(main: Callable[[], Awaitable[Result]]) -> Result:
     """Run `main` on uvloop when it is installed, on asyncio otherwise."""
     factory: Callable[[], asyncio.AbstractEventLoop] | None = None
     with contextlib.suppress(ImportError):

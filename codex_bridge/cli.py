@@ -1,4 +1,4 @@
-"""The command line: `serve` (the default), `demo`, `version`. Logs on stderr, answers on stdout.
+"""The command line: `serve` (the default), `demo`, `doctor`, `version`. Logs on stderr, answers on stdout.
 
 Exit status: 0 success, 1 failure, 2 usage or a setting that cannot be used.
 """
@@ -57,6 +57,22 @@ def _demo(options: argparse.Namespace) -> int:
     return play.run(_flags(options), color=sys.stdout.isatty(), stay=sys.stdout.isatty() and not options.once)
 
 
+def _doctor(options: argparse.Namespace) -> int:
+    from . import app, config, log
+
+    loaded = config.load(flags=_flags(options))
+    log.set_level("error")  # what is found is told below
+    checks = app.run(lambda: app.examine(loaded))
+    if options.json:
+        import json
+
+        print(json.dumps([check.to_json() for check in checks], indent=2))
+    else:
+        for check in checks:
+            print(f"{check.status:<8} {check.name:<9} {check.message}")
+    return 1 if any(check.status == "failed" for check in checks) else 0
+
+
 def _version(_: argparse.Namespace) -> int:
     print(f"codex-bridge {__version__}")
     return 0
@@ -101,6 +117,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.set_defaults(run=_demo)
     demo.add_argument("--once", action="store_true", help="exit after the turn, also in a terminal")
+    doctor = commands.add_parser(
+        "doctor",
+        help="look whether everything that a turn needs is there and works",
+        description="Look for Codex, its version and protocol, try its sandbox and ask the model provider, with the same settings as "
+        "serve. Exit status: 0 when nothing failed, 1 when something did.",
+    )
+    doctor.set_defaults(run=_doctor)
+    doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
     for setting in config.SETTINGS:
         if setting.flag:
             serve.add_argument(setting.flag, dest=setting.field, metavar="VALUE", help=setting.help)

@@ -20,6 +20,8 @@ SANDBOX_MODES = ("workspace-write", "read-only", "danger-full-access")
 RUNTIME_KINDS = ("app_server_adapter",)
 PROVIDER_NAMES = ("openai", "osirus", "osirus_agent", "ollama", "vllm", "openai_compatible")
 AUTH_MODES = ("chatgpt", "api_key", "none")
+# model_tools and bridge_tools join them when they exist.
+EXECUTION_CLASSES = ("auto", "native_tools")
 
 # What Codex and its commands may see of the bridge's environment. Everything else may be a secret.
 _PASSED_ON = frozenset({
@@ -59,6 +61,7 @@ class Config:
     base_url: str | None
     api_key: str | None
     default_model: str | None
+    execution_class: str
     upstream_connect_timeout_ms: int
     upstream_idle_timeout_ms: int
     shutdown_timeout_ms: int
@@ -204,6 +207,9 @@ SETTINGS: tuple[Setting, ...] = (
             "The provider's key. It never leaves the bridge but to the provider.", _credential, is_secret=True),
     Setting("default_model", ("CODEX_DEFAULT_MODEL",), None, "a model name",
             "The model. Default: Codex's own default.", _word),
+    Setting("execution_class", ("CODEX_EXECUTION_CLASS",), "auto", " or ".join(EXECUTION_CLASSES),
+            "How workspace actions become real. auto takes the best there is: native_tools, Codex with its own tools.",
+            _choice(EXECUTION_CLASSES)),
     Setting("upstream_connect_timeout_ms", ("CODEX_UPSTREAM_CONNECT_TIMEOUT_MS",), "10000", _MILLISECONDS,
             "Time for a connection to the provider.", _whole_number(1, _DAY_MS)),
     Setting("upstream_idle_timeout_ms", ("CODEX_UPSTREAM_IDLE_TIMEOUT_MS",), "300000", _MILLISECONDS,

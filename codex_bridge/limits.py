@@ -47,6 +47,8 @@ READ_BYTES = 64 * KIB
 SHORT_TOKEN_CHARACTERS = 16
 # Shorter secrets are not looked for in texts: they would blank out ordinary words.
 MIN_SECRET_CHARACTERS = 6
+# A base URL, a key (some are signed tokens) or a model's name given at run time.
+MAX_CHOICE_CHARACTERS = 8 * KIB
 # A field's name in an error comes from outside; a longer one is no name.
 MAX_FIELD_CHARACTERS = 80
 
@@ -117,11 +119,21 @@ MAX_LOADED_THREADS = 32
 LAST_OUTPUT_S = 1.0
 # Retries that Codex makes after a broken stream or an upstream that is busy, about 1 s apart.
 STREAM_RETRIES = 4
-# `codex --version` answers at once; a binary that does not is not Codex.
+# `codex --version` answers at once, and the protocol is printed in 50 ms; a binary that does not is not Codex.
 VERSION_TIMEOUT_S = 10.0
 
-# What /runtime/info waits for the version when it is asked right after the start.
+# What /runtime/info waits for findings that are not there yet; what is not known by then is told as unknown.
 PREFLIGHT_WAIT_S = 2.0
+# What `doctor` waits: a person can, and a cold machine needs it.
+DOCTOR_WAIT_S = 60.0
+# One sandboxed command takes 90 ms; this is for a machine under load.
+PROBE_TIMEOUT_S = 20.0
+# After a bad verdict on the sandbox: a machine's settings may have been mended meanwhile.
+SANDBOX_RECHECK_S = 10.0
+# A model server that answers at all answers a list of models in a second or two.
+UPSTREAM_CHECK_TIMEOUT_S = 5.0
+# How long its answer is believed, so that a host that polls does not burden it.
+UPSTREAM_RECHECK_S = 10.0
 # The bridge watches a model's stream for silence itself; Codex's own watch is set beyond any turn.
 CODEX_IDLE_TIMEOUT_MS = 24 * 3600 * 1000
 

@@ -14,7 +14,8 @@ from .limits import MIN_SECRET_CHARACTERS
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 _threshold = LEVELS["info"]
-_secrets: set[str] = set()
+# Each secret with the number of those who hold it.
+_secrets: dict[str, int] = {}
 
 
 def set_level(name: str) -> None:
@@ -26,7 +27,15 @@ def set_level(name: str) -> None:
 def hide(secret: str | None) -> None:
     """Replace `secret` by `[hidden]` in every later line."""
     if secret and len(secret) >= MIN_SECRET_CHARACTERS:
-        _secrets.add(secret)
+        _secrets[secret] = _secrets.get(secret, 0) + 1
+
+
+def forget(secret: str | None) -> None:
+    """Take one `hide` back: its holder is gone."""
+    if secret in _secrets:
+        _secrets[secret] -= 1
+        if not _secrets[secret]:
+            del _secrets[secret]
 
 
 def redact(text: str) -> str:

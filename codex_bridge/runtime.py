@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
@@ -59,6 +59,24 @@ class TurnRequest:
     route: ModelRoute | None = None
     images: tuple[str, ...] = ()
     context: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class CommandResult:
+    """How a command ended that ran in the sandbox, and what it wrote."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+
+class Sandbox(Protocol):
+    """Runs commands in Codex's sandbox, outside of any turn."""
+
+    async def run_command(
+        self, command: Sequence[str], cwd: str, sandbox_mode: str, timeout_s: float
+    ) -> CommandResult:
+        """Run one command, which may write below `cwd` where the mode allows that; raise `CodexFailed`."""
 
 
 class Runtime(Protocol):

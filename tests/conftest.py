@@ -47,6 +47,17 @@ def upstream() -> Iterator[Upstream]:
 
 
 @pytest.fixture
+def other_upstream() -> Iterator[Upstream]:
+    """A second scripted upstream, to change to."""
+    server = Upstream()
+    try:
+        yield server
+    finally:
+        server.stop()
+    assert not server.errors, server.errors
+
+
+@pytest.fixture
 def directories(tmp_path: Path) -> Directories:
     """The private places of this test's bridge; the workspace is a git repository."""
     places = Directories(tmp_path)

@@ -8,7 +8,7 @@ from ..adapters.http_server import Request, Response
 from ..errors import InvalidField
 from ..limits import MAX_ATTACHMENTS, MAX_MESSAGE_CHARACTERS
 from ..services.executor import TurnExecutor
-from ..services.providers import Upstream
+from ..services.runtime_config import RuntimeConfig
 from ..services.sessions import SessionService
 from ..services.turns import TurnService
 from ..workspace.paths import resolve_file
@@ -19,20 +19,20 @@ _IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".gif", ".webp")
 
 
 class MessageRoutes:
-    """Starts turns with the bridge's own upstream and sandbox mode."""
+    """Starts turns on the session's backend, with the bridge's sandbox mode."""
 
     def __init__(
         self,
         sessions: SessionService,
         turns: TurnService,
         executor: TurnExecutor,
-        upstream: Upstream | None,
+        config: RuntimeConfig,
         sandbox_mode: str,
     ) -> None:
         self._sessions = sessions
         self._turns = turns
         self._executor = executor
-        self._upstream = upstream
+        self._config = config
         self._sandbox_mode = sandbox_mode
 
     async def send(self, request: Request) -> Response:
@@ -45,7 +45,7 @@ class MessageRoutes:
         turn_id, queued = self._turns.submit(
             live,
             text,
-            upstream=self._upstream,
+            backend=self._config.backend_of(live.choice),
             sandbox_mode=self._sandbox_mode,
             attachments=tuple(attachments),
             images=tuple(path for path in paths if path not in others),

@@ -11,26 +11,26 @@ from ..adapters.http_server import Request, Response, StreamResponse
 from ..errors import BridgeError, MalformedRequest, UpstreamFailed
 from ..limits import UNLIMITED
 from ..services import forward
-from ..services.providers import Upstream
+from ..services.runtime_config import RuntimeConfig
 
 # The bridge answers for itself which pages may read its answers.
 _CORS_PREFIX = "access-control-"
 
 
 class ProxyRoutes:
-    """`upstream` is None when Codex uses its own sign-in: there is no key to lend then."""
+    """Serves `/v1` from the configuration in force."""
 
-    def __init__(self, client: HttpClient, upstream: Upstream | None) -> None:
+    def __init__(self, client: HttpClient, config: RuntimeConfig) -> None:
         self._client = client
-        self._upstream = upstream
+        self._config = config
 
     async def forward(self, request: Request) -> Response | StreamResponse:
         """Pass a request on and its answer back."""
-        upstream = self._upstream
+        upstream = self._config.backend.upstream
         if upstream is None:
             raise BridgeError(
-                "There is no upstream for /v1: set CODEX_PROVIDER_API_KEY, or choose a provider with "
-                "CODEX_RUNTIME_PROVIDER and CODEX_PROVIDER_API_BASE_URL.",
+                "There is no upstream for /v1: Codex uses its own sign-in, and there is no key to lend. POST /runtime/config "
+                "(or the environment) can give a provider_api_key, or choose another runtime_provider.",
                 code="no_upstream",
                 status=400,
             )

@@ -8,31 +8,28 @@ from ..adapters.http_server import Request, Response
 from ..errors import InvalidField
 from ..limits import DEFAULT_PAGE, MAX_PAGE
 from ..model import SessionMode
-from ..runtime import Runtime
+from ..services.providers import Backend
+from ..services.runtime_config import RuntimeConfig, parse_choice
 from ..services.sessions import SessionService
 from ..services.turns import TurnService
 from ..workspace.paths import WorkspaceRoots
 from . import fields, replies
 
-_CREATE_FIELDS = frozenset({"mode", "context", "workspace_root"})
+_CREATE_FIELDS = frozenset({"mode", "context", "workspace_root", "runtime"})
 
 
 class SessionRoutes:
-    """`runtime_json` is what a session's JSON tells of its provider."""
-
     def __init__(
         self,
         sessions: SessionService,
         turns: TurnService,
         roots: WorkspaceRoots,
-        runtime: Runtime,
-        runtime_json: dict[str, Any],
+        config: RuntimeConfig,
     ) -> None:
         self._sessions = sessions
         self._turns = turns
         self._roots = roots
-        self._runtime = runtime
-        self._runtime_json = runtime_json
+        self._config = config
 
     async def create(self, request: Request) -> Response:
         body = await fields.read_object(request, _CREATE_FIELDS)
@@ -41,8 +38,9 @@ class SessionRoutes:
             raise InvalidField("mode", f"mode: expected {' or '.join(SessionMode)}.")
         context = fields.context_field(body)
         root = self._roots.choose(body.get("workspace_root"))
-        live = self._sessions.create(root, self._runtime_json, SessionMode(mode), context)
-        self._runtime.warm_up()
+        choice, backend = _read_choice(self._config, fields.object_field(body, "runtime"))
+        live = self._sessions.create(root, backend.to_json(), SessionMode(mode), context, choice)
+        self._turns.warm_up()
         return replies.ok(201, session=live.session.to_json())
 
     async def list(self, request: Request) -> Response:
@@ -65,3 +63,12 @@ class SessionRoutes:
         for live in found:
             self._turns.delete_session(live)
         return replies.ok(deleted=len(found))
+
+
+def _read_choice(config: RuntimeConfig, value: dict[str, Any]) -> tuple[dict[str, Any], Backend]:
+    """Return a session's own choice of backend, and what it means now; an error names the field below `runtime`."""
+    try:
+        choice = parse_choice(value)
+        return choice, config.backend_of(choice)
+    except InvalidField as problem:
+        raise InvalidField(f"runtime.{problem.details['field']}", f"runtime.{problem.message}") from None

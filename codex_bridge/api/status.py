@@ -10,6 +10,7 @@ from ..limits import PREFLIGHT_WAIT_S
 from ..runtime import Runtime
 from ..services.executor import TurnExecutor
 from ..services.preflight import Preflight
+from ..services.runtime_config import RuntimeConfig
 from . import replies
 from .access import Access
 
@@ -17,7 +18,7 @@ _SERVICE = "codex-bridge"
 
 
 class StatusRoutes:
-    """Tells how the bridge is. `settings` is what `/runtime/info` shows of the configuration."""
+    """Tells how the bridge is. `settings` is what `/runtime/info` shows of what does not change."""
 
     def __init__(
         self,
@@ -25,42 +26,46 @@ class StatusRoutes:
         runtime: Runtime,
         executor: TurnExecutor,
         preflight: Preflight,
+        config: RuntimeConfig,
         settings: dict[str, Any],
     ) -> None:
         self._access = access
         self._runtime = runtime
         self._executor = executor
         self._preflight = preflight
+        self._config = config
         self._settings = settings
 
     async def health(self, request: Request) -> Response:
         """Answer at once, whatever else goes on; strangers learn only that the bridge is alive."""
         if not self._access.has_token(request):
             return replies.ok(service=_SERVICE, version=__version__)
-        config = self._settings["runtime_config"]
-        has_key, mode = config["has_provider_api_key"], config["auth_mode"]
+        backend = self._config.backend
         return replies.ok(
             service=_SERVICE,
             version=__version__,
-            auth_state=mode,
-            has_api_key=has_key,
-            login_status="not_required" if mode != "chatgpt" else "unknown",
+            auth_state=backend.auth_mode,
+            has_api_key=backend.settings.api_key is not None,
+            login_status="not_required" if backend.route else "unknown",
             bridge_load=self._executor.load(),
         )
 
     async def info(self, request: Request) -> Response:
         """Tell what runs here and how it is set up."""
-        await self._preflight.settle(PREFLIGHT_WAIT_S)
+        checks = await self._preflight.examine(PREFLIGHT_WAIT_S)
+        config = self._config.to_json()
         return replies.ok(
             service=_SERVICE,
             version=__version__,
             **self._settings,
+            workspace_root=config["workspace_root"],
+            runtime_config=config,
             codex_command=self._preflight.command,
             codex_version=self._preflight.version,
             bridge_load=self._executor.load(),
             capabilities={
                 "deltas": True, "interrupt": True, "resume": True, "images": True, "approvals": False,
             },
-            preflight=self._preflight.to_json(),
+            preflight=self._preflight.to_json(checks),
             codex_process=self._runtime.describe(),
         )  # fmt: skip

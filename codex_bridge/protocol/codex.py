@@ -5,7 +5,9 @@ Measured with Codex 0.163 and 0.169; `codex app-server generate-json-schema --ex
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from ..limits import CODEX_IDLE_TIMEOUT_MS, STREAM_RETRIES
@@ -28,6 +30,15 @@ _OVERRIDES = (
 
 NOT_FOUND = "No Codex was found: set CODEX_BIN, install the Python package openai-codex-cli-bin, or put codex on the PATH."
 
+# The same modes as `thread/start` names, in the other spelling that Codex has for them.
+_SANDBOX_POLICIES: dict[str, dict[str, Any]] = {
+    "workspace-write": {
+        "type": "workspaceWrite", "networkAccess": False, "excludeSlashTmp": True,
+    },
+    "read-only": {"type": "readOnly", "networkAccess": False},
+    "danger-full-access": {"type": "dangerFullAccess"},
+}  # fmt: skip
+
 # What this client is; models see it in the user agent of requests.
 _CLIENT = "codex-bridge"
 
@@ -41,6 +52,20 @@ def app_server_arguments(codex: str) -> list[str]:
     for override in _OVERRIDES:
         arguments += ["-c", override]
     return arguments
+
+
+def schema_arguments(codex: str, directory: str) -> list[str]:
+    """Return the command line that writes the protocol's schema into `directory`."""
+    return [codex, "app-server", "generate-json-schema", "--experimental", "--out", directory]
+
+
+def find_missing_names(directory: str) -> list[str]:
+    """Return those of `NAMES` that a schema does not have; raise OSError."""
+    text = ""
+    for name in ("ClientRequest.json", "ServerNotification.json", "ServerRequest.json"):
+        with open(os.path.join(directory, name), encoding="utf-8") as file:
+            text += file.read()
+    return [name for name in NAMES if f'"{name}"' not in text]
 
 
 def parse_version(text: str) -> str | None:
@@ -108,6 +133,19 @@ def turn_params(request: TurnRequest, thread_id: str, context_json: str | None) 
     return params
 
 
+def command_params(command: Sequence[str], cwd: str, sandbox_mode: str, timeout_s: float) -> dict[str, Any]:
+    """Return the params of `command/exec`: one command in the sandbox that a turn's commands have.
+
+    Measured: `cwd` alone does not make a directory writable, while that of the app-server itself always is.
+    """
+    policy = dict(_SANDBOX_POLICIES[sandbox_mode])
+    if sandbox_mode == "workspace-write":
+        policy["writableRoots"] = [cwd]
+    return {
+        "command": list(command), "cwd": cwd, "timeoutMs": int(timeout_s * 1000), "sandboxPolicy": policy,
+    }  # fmt: skip
+
+
 def interrupt_params(thread_id: str, turn_id: str) -> dict[str, Any]:
     return {"threadId": thread_id, "turnId": turn_id}
 
@@ -165,6 +203,14 @@ _EVENTS = {
     "error": _error_event,
 }  # fmt: skip
 
+# What the bridge calls and is asked; with the notifications it hears, all names it needs of the protocol.
+_CALLS = (
+    "initialize", "thread/start", "thread/resume", "thread/unsubscribe", "thread/backgroundTerminals/clean",
+    "turn/start", "turn/interrupt", "command/exec",
+)  # fmt: skip
+_DECLINED = ("item/commandExecution/requestApproval", "item/fileChange/requestApproval")
+NAMES = (*_CALLS, *_DECLINED, *_EVENTS, "turn/completed", "thread/closed")
+
 
 def parse_outcome(turn: dict[str, Any]) -> TurnOutcome:
     """Read the turn of `turn/completed`."""
@@ -198,6 +244,6 @@ def is_missing_thread(message: str) -> bool:
 
 def decline_result(method: str) -> Any | None:
     """Return the answer that says no to a server request, None when it has no such answer."""
-    if method in ("item/commandExecution/requestApproval", "item/fileChange/requestApproval"):
+    if method in _DECLINED:
         return {"decision": "decline"}
     return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .. import log
@@ -24,12 +24,12 @@ from ..limits import (
     RESTART_BACKOFF_S,
 )
 from ..protocol import codex, json_codec
-from ..runtime import Emit, Event, Failure, TurnOutcome, TurnRequest, TurnStatus
+from ..runtime import CommandResult, Emit, Event, Failure, TurnOutcome, TurnRequest, TurnStatus
 from .app_server_client import AppServerClient
 
 
 class AppServerRuntime:
-    """Implements the `Runtime` port. `command` is None when no Codex was found."""
+    """Implements the ports `Runtime` and `Sandbox`. `command` is None when no Codex was found."""
 
     def __init__(self, command: str | None, environ: Mapping[str, str]) -> None:
         self._command = command
@@ -40,8 +40,8 @@ class AppServerRuntime:
         self._quick_exits = 0
         self._runs: dict[str, _Run] = {}
         self._threads: dict[str, _Run] = {}
-        # Threads that the child holds, the one used last at the end.
-        self._loaded: OrderedDict[str, None] = OrderedDict()
+        # Threads that the child holds, the one used last at the end, and where each sends its model requests.
+        self._loaded: OrderedDict[str, str | None] = OrderedDict()
         # Threads that it is closing: until it has, it refuses to resume them.
         self._closing: dict[str, asyncio.Future[None]] = {}
         self._stopping = False
@@ -147,6 +147,18 @@ class AppServerRuntime:
         ):
             self._begin_start()
 
+    async def run_command(
+        self, command: Sequence[str], cwd: str, sandbox_mode: str, timeout_s: float
+    ) -> CommandResult:
+        """Run one command in the sandbox; see `Sandbox`."""
+        client = await self._ready_client()
+        params = codex.command_params(command, cwd, sandbox_mode, timeout_s)
+        result = await client.call("command/exec", params, timeout_s=timeout_s + CALL_TIMEOUT_S)
+        try:
+            return CommandResult(result["exitCode"], result["stdout"], result["stderr"])
+        except KeyError as problem:
+            raise CodexFailed(f"Codex's answer to command/exec has no {problem}.") from None
+
     async def stop(self) -> None:
         """End the child; turns that still run fail."""
         self._stopping = True
@@ -234,24 +246,27 @@ class AppServerRuntime:
     async def _open_thread(self, client: AppServerClient, run: _Run) -> None:
         """Make sure that the child holds the session's thread, and route its notifications to `run`."""
         request = run.request
+        base_url = request.route.base_url if request.route else None
 
         def register(thread_id: str) -> None:
+            self._loaded[thread_id] = base_url
             if run.done.cancelled():
                 # The turn was interrupted while it waited for this answer: nobody needs the thread.
-                self._loaded[thread_id] = None
                 self.close_thread(thread_id)
                 return
             run.thread_id = thread_id
             self._threads[thread_id] = run
-            self._loaded[thread_id] = None
             self._loaded.move_to_end(thread_id)
 
         def on_result(result: dict[str, Any]) -> None:
             register(result["thread"]["id"])
 
-        if request.thread_id in self._loaded:
-            register(str(request.thread_id))
-            return
+        if request.thread_id is not None and request.thread_id in self._loaded:
+            if self._loaded[request.thread_id] == base_url:
+                register(request.thread_id)
+                return
+            # Between Codex's own service and the gateway a thread can only change when it is opened anew.
+            self.close_thread(request.thread_id)
         if request.thread_id is not None:
             if request.thread_id in self._closing:
                 await asyncio.wait([self._closing[request.thread_id]], timeout=CALL_TIMEOUT_S)

@@ -45,7 +45,10 @@ class AppServerClient:
     async def start(self, command: str, environ: Mapping[str, str]) -> None:
         """Start the child and shake hands; raise `CodexFailed`."""
         try:
-            self._child = await ChildProcess.start(codex.app_server_arguments(command), environ)
+            # Its own directory is writable to commands, and could hold a configuration: it is the scratch directory.
+            self._child = await ChildProcess.start(
+                codex.app_server_arguments(command), environ, cwd=environ["TMPDIR"]
+            )
         except OSError as problem:
             raise CodexFailed(
                 f"Codex cannot be started from {command}: {problem.strerror}.", code="codex_unavailable"

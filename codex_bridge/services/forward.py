@@ -38,11 +38,15 @@ async def send(
 
 
 def stream_through(
-    request: Request, answer: ClientResponse, on_failure: Callable[[UpstreamFailed], bytes | None]
+    request: Request,
+    answer: ClientResponse,
+    on_failure: Callable[[UpstreamFailed], bytes | None],
+    on_piece: Callable[[bytes], None] | None = None,
 ) -> Response | StreamResponse:
     """Return a reply that passes the upstream's answer on as it comes; a client that leaves ends its work.
 
-    `on_failure` is told when the answer breaks off, and may return last words in place of a broken connection.
+    `on_failure` is told when the answer breaks off, and may return last words in place of a broken connection;
+    `on_piece` sees each piece of the body before the client does.
     """
     status, headers = answer.head.status, passed_on(answer.head.headers)
     if not answer.head.framing.has_body and request.method != "HEAD":
@@ -58,6 +62,8 @@ def stream_through(
     async def pump(stream: Stream) -> None:
         try:
             async for piece in answer.iter_body():
+                if on_piece is not None:
+                    on_piece(piece)
                 await stream.write(piece)
         except UpstreamFailed as problem:
             last_words = on_failure(problem)

@@ -1,25 +1,27 @@
 """The gateway: Codex's model provider, on a loopback address of its own.
 
-Codex sends its model requests here with a random token of this process; the gateway adds the provider's key
-and streams the upstream's answer through. So the key is in no environment, argument or file that a command
+Codex sends a session's model requests here with a random token of that session; the gateway adds the provider's
+key and streams the upstream's answer through. So the key is in no environment, argument or file that a command
 of the model can read. The token opens nothing else.
 
-It also remembers how a session's last request failed, in plain words: what reaches Codex is told by Codex
-in its own.
+It also counts the tokens that a session uses, and remembers how its last request failed, in plain words: what
+reaches Codex is told by Codex in its own.
 """
 
 from __future__ import annotations
 
 import hmac
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from .. import log
 from ..adapters.http_client import ClientResponse, HttpClient
 from ..adapters.http_server import Request, Response, StreamResponse
-from ..errors import BridgeError, NotFound, Unauthorized, UpstreamFailed
+from ..errors import BridgeError, Unauthorized, UpstreamFailed
 from ..limits import MAX_GATEWAY_BODY_BYTES, MAX_UPSTREAM_MESSAGE_CHARACTERS
 from ..model import new_id
 from ..protocol import json_codec
+from ..protocol.openai import Usage, UsageReader
 from ..runtime import Failure, ModelRoute
 from . import forward
 from .providers import Upstream
@@ -31,12 +33,16 @@ _RETRIED = frozenset({408, 409, 425, 429})
 # Codex shows the message of a failed response with this code at once, and does not try again.
 _FINAL_ERROR_CODE = "invalid_prompt"
 
+OnUsage = Callable[[Usage], None]
+
 
 @dataclass(slots=True)
 class _Lease:
-    """A session's way through the gateway; `upstream` is that of its newest turn."""
+    """A session's way through the gateway; `upstream` and `on_usage` are those of its newest turn."""
 
+    token: str
     upstream: Upstream
+    on_usage: OnUsage
     failure: Failure | None = None
 
 
@@ -46,18 +52,28 @@ class Gateway:
     def __init__(self, client: HttpClient) -> None:
         self.base_url = ""
         self._client = client
-        self._token = new_id("gw") + new_id("gw")
         self._leases: dict[str, _Lease] = {}
-        log.hide(self._token)
 
-    def open(self, session_id: str, upstream: Upstream) -> ModelRoute:
-        """Let a session's model requests through to `upstream`; return where Codex sends them."""
-        self._leases[session_id] = _Lease(upstream)
-        return ModelRoute(f"{self.base_url}/{session_id}", self._token)
+    def open(self, session_id: str, upstream: Upstream, on_usage: OnUsage) -> ModelRoute:
+        """Let a session's model requests through to `upstream`; return where Codex sends them.
+
+        `on_usage` is told what each answer has used. Address and token stay the same as long as the session lives:
+        a thread that Codex holds keeps them.
+        """
+        lease = self._leases.get(session_id)
+        if lease is None:
+            token = new_id("gw") + new_id("gw")
+            log.hide(token)
+        else:
+            token = lease.token
+        self._leases[session_id] = _Lease(token, upstream, on_usage)
+        return ModelRoute(f"{self.base_url}/{session_id}", token)
 
     def close(self, session_id: str) -> None:
         """Let no more requests of a session through."""
-        self._leases.pop(session_id, None)
+        lease = self._leases.pop(session_id, None)
+        if lease is not None:
+            log.forget(lease.token)
 
     def last_failure(self, session_id: str) -> Failure | None:
         """Return how the newest model request of the session's turn failed, None when it did not."""
@@ -67,14 +83,12 @@ class Gateway:
     async def handle(self, request: Request) -> Response | StreamResponse:
         """Pass one model request on."""
         given = (request.header("authorization") or "").encode("latin-1")
-        if not hmac.compare_digest(given, b"Bearer " + self._token.encode()):
-            raise Unauthorized("This address is for the Codex of this bridge alone.")
         session_id, _, rest = request.path.lstrip("/").partition("/")
         lease = self._leases.get(session_id)
-        if lease is None:
-            raise NotFound(f"There is no session {session_id[:64]!r}.", code="session_not_found")
+        if lease is None or not hmac.compare_digest(given, b"Bearer " + lease.token.encode()):
+            raise Unauthorized("This address is for the Codex of this bridge alone.")
         if not rest.endswith("responses"):
-            lease = _Lease(lease.upstream)  # only how a turn's own requests end is remembered
+            lease = replace(lease)  # only how a turn's own requests end is remembered
         lease.failure = None
         try:
             return await self._forward(request, lease, rest)
@@ -96,7 +110,14 @@ class Gateway:
             # Silence would be followed by as much silence again: Codex is told to give up.
             return b"\n\n" + _failed_event(problem.message) if problem.code == "upstream_timeout" else None
 
-        return forward.stream_through(request, answer, on_failure)
+        reader = UsageReader()
+
+        def on_piece(piece: bytes) -> None:
+            usage = reader.feed(piece)
+            if usage is not None:
+                lease.on_usage(usage)
+
+        return forward.stream_through(request, answer, on_failure, on_piece)
 
 
 async def _refusal(request: Request, answer: ClientResponse, lease: _Lease) -> Response | StreamResponse:

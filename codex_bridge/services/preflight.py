@@ -1,71 +1,226 @@
-"""Preflight: which Codex there is, and whether it is one the bridge knows. Looked at once, in the background."""
+"""Preflight: what must be right before a turn can succeed, looked at in the background and told to whoever asks.
+
+Codex and its version, the protocol that it speaks, its sandbox, and the upstream.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from .. import log
+from ..adapters.http_client import HttpClient
 from ..adapters.process import ChildProcess
-from ..limits import VERSION_TIMEOUT_S
+from ..errors import UpstreamFailed
+from ..limits import UPSTREAM_CHECK_TIMEOUT_S, UPSTREAM_RECHECK_S, VERSION_TIMEOUT_S
 from ..protocol import codex
+from ..workspace.scratch import remove_scratch
+from .providers import Backend
+from .sandbox import SandboxCheck
+
+
+class Status(StrEnum):
+    OK = "ok"
+    WARNING = "warning"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One finding: a sentence for a person."""
+
+    name: str
+    status: Status
+    message: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.name, "status": self.status, "message": self.message}
 
 
 class Preflight:
-    """The findings. `version` is None until the binary has been asked."""
+    """The findings. `version` is None until the binary has been asked; `backend` returns the one in force."""
 
-    def __init__(self, command: str | None) -> None:
+    def __init__(
+        self,
+        command: str | None,
+        environ: Mapping[str, str],
+        sandbox: SandboxCheck,
+        client: HttpClient,
+        backend: Callable[[], Backend],
+    ) -> None:
         self.command = command
         self.version: str | None = None
-        self._problem: str | None = None
-        self._task: asyncio.Task[None] | None = None
-        if command is None:
-            self._problem = codex.NOT_FOUND
-            log.warning("%s", self._problem)
+        self._environ = environ
+        self._sandbox = sandbox
+        self._client = client
+        self._backend = backend
+        self._directory = ""
+        self._tasks: dict[str, asyncio.Task[Check]] = {}
+        # What was asked of the upstream last: for which backend, and when.
+        self._asked: tuple[Backend, float] | None = None
 
-    def start(self, environ: Mapping[str, str]) -> None:
-        """Begin to look, in the background."""
-        if self.command is not None:
-            self._task = asyncio.create_task(self._ask_version(self.command, environ), name="preflight")
+    def open(self, directory: str) -> None:
+        """Use the scratch directory `directory`."""
+        self._directory = directory
 
-    async def settle(self, timeout_s: float) -> None:
-        """Wait for the findings, but no longer than `timeout_s` seconds."""
-        if self._task is not None and not self._task.done():
-            await asyncio.wait([self._task], timeout=timeout_s)
+    def start(self) -> None:
+        """Begin to ask for the version, in the background."""
+        self._begin("version", self._check_version)
 
-    async def stop(self) -> None:
-        """Give up looking."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+    async def examine(self, timeout_s: float) -> list[Check]:
+        """Look at everything and wait up to `timeout_s` seconds; what is not known by then is told as unknown."""
+        self._begin("version", self._check_version)
+        self._begin("protocol", self._check_protocol)
+        self._begin("sandbox", self._check_sandbox)
+        now = asyncio.get_running_loop().time()
+        asked = self._asked
+        if asked is None or asked[0] is not self._backend() or now - asked[1] > UPSTREAM_RECHECK_S:
+            self._asked = (self._backend(), now)
+            self._drop("upstream")
+        self._begin("upstream", self._check_upstream)
+        tasks = dict(self._tasks)
+        await asyncio.wait(tasks.values(), timeout=timeout_s)
+        checks = [self._describe_codex()]
+        for name in ("version", "protocol", "sandbox", "upstream"):
+            task = tasks[name]
+            is_known = task.done() and not task.cancelled()
+            checks.append(
+                task.result() if is_known else Check(name, Status.UNKNOWN, "There is no answer yet.")
+            )
+            if is_known and name != "upstream" and checks[-1].status is not Status.OK:
+                self._drop(name)  # it may be mended when the next one asks
+        return checks
 
-    async def _ask_version(self, command: str, environ: Mapping[str, str]) -> None:
-        try:
-            child = await ChildProcess.start([command, "--version"], environ)
-            try:
-                async with asyncio.timeout(VERSION_TIMEOUT_S):
-                    output = b"".join([chunk async for chunk in child.read_chunks()])
-            finally:
-                await child.stop()
-        except (OSError, TimeoutError) as problem:
-            self._problem = f"{command} --version failed: {str(problem) or 'no answer'}."
-        else:
-            self.version = codex.parse_version(output.decode(errors="replace"))
-            if self.version is None:
-                self._problem = f"{command} --version does not tell a version; it may not be Codex."
-            elif not codex.is_known_version(self.version):
-                oldest = ".".join(map(str, codex.MINIMUM_VERSION))
-                self._problem = (
-                    f"Codex {self.version} is older than {oldest}, the oldest this bridge was tried with."
-                )
-        if self._problem:
-            log.warning("%s", self._problem)
-
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self, checks: list[Check]) -> dict[str, Any]:
+        """Return `preflight` of `/runtime/info`."""
+        troubles = [check.message for check in checks if check.status in (Status.FAILED, Status.WARNING)]
         return {
+            "ok": not any(check.status is Status.FAILED for check in checks),
             "codex_found": self.command is not None,
             "codex_version": self.version,
             "known_version": self.version is not None and codex.is_known_version(self.version),
-            "problem": self._problem,
+            "problem": troubles[0] if troubles else None,
+            "checks": [check.to_json() for check in checks],
         }
+
+    async def stop(self) -> None:
+        """Give up looking."""
+        for task in self._tasks.values():
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks.values())
+
+    def _begin(self, name: str, look: Callable[[], Coroutine[Any, Any, Check]]) -> None:
+        if name not in self._tasks:
+            self._tasks[name] = asyncio.create_task(look(), name=f"check of the {name}")
+
+    def _drop(self, name: str) -> None:
+        task = self._tasks.pop(name, None)
+        if task is not None:
+            task.cancel()
+
+    def _describe_codex(self) -> Check:
+        if self.command is None:
+            return Check("codex", Status.FAILED, codex.NOT_FOUND)
+        return Check("codex", Status.OK, self.command)
+
+    async def _check_version(self) -> Check:
+        check = await self._ask_version()
+        if check.status is not Status.OK:
+            log.warning("%s", check.message)
+        return check
+
+    async def _ask_version(self) -> Check:
+        if self.command is None:
+            return Check("version", Status.FAILED, codex.NOT_FOUND)
+        try:
+            output = await self._run([self.command, "--version"])
+        except (OSError, TimeoutError) as problem:
+            return Check(
+                "version", Status.FAILED, f"{self.command} --version failed: {str(problem) or 'no answer'}."
+            )
+        version = self.version = codex.parse_version(output)
+        if version is None:
+            return Check(
+                "version",
+                Status.FAILED,
+                f"{self.command} --version does not tell a version; it may not be Codex.",
+            )
+        oldest = ".".join(map(str, codex.MINIMUM_VERSION))
+        if not codex.is_known_version(version):
+            message = f"Codex {version} is older than {oldest}, the oldest this bridge was tried with."
+            return Check("version", Status.WARNING, message)
+        return Check("version", Status.OK, f"Codex {version}; {oldest} or newer is needed.")
+
+    async def _check_protocol(self) -> Check:
+        """Compare the protocol that Codex says it speaks with what the bridge says and hears."""
+        if self.command is None:
+            return Check("protocol", Status.SKIPPED, "There is no Codex to ask.")
+        directory = os.path.join(self._directory, f"schema-{os.urandom(4).hex()}")
+        try:
+            await self._run(codex.schema_arguments(self.command, directory))
+            missing = await asyncio.to_thread(codex.find_missing_names, directory)
+        except (OSError, TimeoutError) as problem:
+            return Check(
+                "protocol",
+                Status.WARNING,
+                f"Codex does not tell its protocol: {str(problem) or 'no answer'}.",
+            )
+        finally:
+            await asyncio.to_thread(remove_scratch, directory)
+        if missing:
+            return Check("protocol", Status.FAILED, f"This Codex does not know {', '.join(missing)}.")
+        return Check("protocol", Status.OK, f"It knows all {len(codex.NAMES)} names that the bridge uses.")
+
+    async def _check_sandbox(self) -> Check:
+        sandbox = self._sandbox
+        if not sandbox.is_wanted:
+            return Check(
+                "sandbox", Status.WARNING, "It is off: CODEX_SANDBOX_MODE=danger-full-access was asked for."
+            )
+        await sandbox.find_obstacle()
+        if sandbox.works is None:
+            return Check("sandbox", Status.UNKNOWN, sandbox.message)
+        return Check("sandbox", Status.OK if sandbox.works else Status.FAILED, sandbox.message)
+
+    async def _check_upstream(self) -> Check:
+        upstream = self._backend().route
+        if upstream is None:
+            return Check(
+                "upstream",
+                Status.SKIPPED,
+                "Codex uses its own sign-in and service; /auth/status tells of it.",
+            )
+        headers = [("Host", upstream.origin.authority), ("Accept", "application/json")]
+        if upstream.api_key:
+            headers.append(("Authorization", f"Bearer {upstream.api_key}"))
+        try:
+            async with asyncio.timeout(UPSTREAM_CHECK_TIMEOUT_S):
+                target = f"{upstream.path}/models"
+                answer = await self._client.request(upstream.origin, "GET", target, tuple(headers), b"")
+            answer.close()
+        except UpstreamFailed as problem:
+            return Check("upstream", Status.FAILED, problem.message)
+        except TimeoutError:
+            message = f"The upstream {upstream.origin} did not answer within {UPSTREAM_CHECK_TIMEOUT_S:g} s."
+            return Check("upstream", Status.FAILED, message)
+        status = answer.head.status
+        told = f"The upstream {upstream.origin} answered {status} to GET {target}"
+        if status in (401, 403):
+            return Check("upstream", Status.FAILED, f"{told}: it does not take the key.")
+        return Check("upstream", Status.OK if status < 500 else Status.WARNING, f"{told}.")
+
+    async def _run(self, arguments: list[str]) -> str:
+        """Return what a command prints; raise OSError or TimeoutError."""
+        child = await ChildProcess.start(arguments, self._environ)
+        try:
+            async with asyncio.timeout(VERSION_TIMEOUT_S):
+                return b"".join([chunk async for chunk in child.read_chunks()]).decode(errors="replace")
+        finally:
+            await child.stop()

@@ -1,13 +1,14 @@
-"""Providers: what each kind of OpenAI-compatible endpoint is, and the upstream that a configuration names."""
+"""Providers: what each kind of OpenAI-compatible endpoint is, and the backend that a choice of settings names."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from ..adapters.http_client import Origin
-from ..errors import ConfigError
+from ..errors import InvalidField
 from ..log import printable
 
 
@@ -19,19 +20,28 @@ class AuthMode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """`auth_modes` are in order of preference; `base_url` is None where the operator must name it."""
+    """`auth_modes` are in order of preference; `base_url` is None where the operator must name it.
 
+    `speaks` says which of OpenAI's APIs it is known for; Codex itself needs `responses`.
+    """
+
+    label: str
     base_url: str | None
     auth_modes: tuple[AuthMode, ...]
+    speaks: tuple[str, ...]
 
 
+_BOTH = ("responses", "chat_completions")
+# In recommended order.
 PROVIDERS = {
-    "openai": Provider("https://api.openai.com/v1", (AuthMode.CHATGPT, AuthMode.API_KEY)),
-    "osirus": Provider(None, (AuthMode.NONE, AuthMode.API_KEY)),
-    "osirus_agent": Provider(None, (AuthMode.API_KEY,)),
-    "ollama": Provider("http://127.0.0.1:11434/v1", (AuthMode.NONE,)),
-    "vllm": Provider(None, (AuthMode.NONE, AuthMode.API_KEY)),
-    "openai_compatible": Provider(None, (AuthMode.API_KEY, AuthMode.NONE)),
+    "openai": Provider("OpenAI", "https://api.openai.com/v1", (AuthMode.CHATGPT, AuthMode.API_KEY), _BOTH),
+    "osirus": Provider("Osirus AI", None, (AuthMode.NONE, AuthMode.API_KEY), ("chat_completions",)),
+    "osirus_agent": Provider("Osirus AI agent", None, (AuthMode.API_KEY,), ("chat_completions",)),
+    "ollama": Provider("Ollama", "http://127.0.0.1:11434/v1", (AuthMode.NONE,), _BOTH),
+    "vllm": Provider("vLLM", None, (AuthMode.API_KEY, AuthMode.NONE), _BOTH),
+    "openai_compatible": Provider(
+        "OpenAI-compatible", None, (AuthMode.API_KEY, AuthMode.NONE), ("chat_completions",)
+    ),
 }
 
 
@@ -51,52 +61,85 @@ class Upstream:
     origin: Origin
     path: str
     api_key: str | None
-    model: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class ProviderSettings:
-    """The values an operator gave, not yet judged together."""
+    """What was chosen, not yet judged together. `None` stands for the provider's or Codex's own default."""
 
     provider: str
     auth_mode: str | None
     base_url: str | None
     api_key: str | None
     model: str | None
+    execution_class: str
 
 
-def check_auth_mode(settings: ProviderSettings) -> AuthMode:
-    """Return the auth mode in force; raise `ConfigError` when it does not fit the provider or its key."""
-    provider = PROVIDERS[settings.provider]
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """Settings that fit together: where turns and `/v1` go, and how they sign in.
+
+    `route` is where Codex's model requests are sent, None when Codex uses its own sign-in and service;
+    `upstream` is where `/v1` leads, None when there is no key to lend.
+    """
+
+    settings: ProviderSettings
+    auth_mode: AuthMode
+    route: Upstream | None
+    upstream: Upstream | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what may be told of it: all but the key."""
+        settings = self.settings
+        return {
+            "runtime_provider": settings.provider,
+            "auth_mode": self.auth_mode,
+            "provider_api_base_url": settings.base_url or PROVIDERS[settings.provider].base_url,
+            "has_provider_api_key": settings.api_key is not None,
+            "default_model": settings.model,
+            "execution_class": settings.execution_class,
+        }
+
+
+def resolve_backend(settings: ProviderSettings) -> Backend:
+    """Judge settings together; raise `InvalidField` that names the field of `POST /runtime/config`."""
+    mode = resolve_auth_mode(settings)
+    base_url = settings.base_url or PROVIDERS[settings.provider].base_url
+    if base_url is None:
+        raise InvalidField(
+            "provider_api_base_url",
+            f"provider_api_base_url is not set: the provider {settings.provider} has no default address, "
+            "expected one such as https://models.example.com/v1.",
+        )
+    origin, path = parse_base_url(base_url)
+    # A key is lent to the provider that it was given for, and to one that takes none not at all.
+    upstream = Upstream(origin, path, None if mode is AuthMode.NONE else settings.api_key)
+    if mode is not AuthMode.CHATGPT:
+        return Backend(settings, mode, upstream, upstream)
+    return Backend(settings, mode, None, upstream if settings.api_key else None)
+
+
+def resolve_auth_mode(settings: ProviderSettings) -> AuthMode:
+    """Return the auth mode in force; raise `InvalidField` when the provider does not take it."""
+    modes = PROVIDERS[settings.provider].auth_modes
     if settings.auth_mode is None:
-        # A key for a provider that lists none is still sent: it was given for a reason.
-        return AuthMode.API_KEY if settings.api_key else provider.auth_modes[0]
+        return AuthMode.API_KEY if settings.api_key and AuthMode.API_KEY in modes else modes[0]
     mode = AuthMode(settings.auth_mode)
-    if mode not in provider.auth_modes:
-        allowed = " or ".join(provider.auth_modes)
-        raise ConfigError(f"CODEX_AUTH_MODE={mode}: the provider {settings.provider} takes {allowed}.")
-    if mode is AuthMode.API_KEY and not settings.api_key:
-        raise ConfigError("CODEX_AUTH_MODE=api_key: CODEX_PROVIDER_API_KEY must hold the key.")
+    if mode not in modes:
+        raise InvalidField(
+            "auth_mode", f"auth_mode={mode}: the provider {settings.provider} takes {' or '.join(modes)}."
+        )
     return mode
 
 
-def resolve_upstream(settings: ProviderSettings) -> Upstream | None:
-    """Return the upstream, None when Codex uses its own sign-in and service; raise `ConfigError`."""
-    mode = check_auth_mode(settings)
-    base_url = settings.base_url or PROVIDERS[settings.provider].base_url
-    if base_url is None:
-        raise ConfigError(
-            f"CODEX_PROVIDER_API_BASE_URL is not set: the provider {settings.provider} has no default address, "
-            "expected one such as https://models.example.com/v1."
-        )
-    origin, path = parse_base_url(base_url)
-    if mode is AuthMode.CHATGPT:
-        return None
-    return Upstream(origin, path, settings.api_key if mode is AuthMode.API_KEY else None, settings.model)
+def check_key(settings: ProviderSettings) -> None:
+    """Refuse a sign-in by key that was asked for without one."""
+    if settings.auth_mode == AuthMode.API_KEY and settings.api_key is None:
+        raise InvalidField("provider_api_key", "provider_api_key: auth_mode=api_key expects the key with it.")
 
 
 def parse_base_url(url: str) -> tuple[Origin, str]:
-    """Split a base URL into origin and path, which gets /v1 where it names no version; raise `ConfigError`.
+    """Split a base URL into origin and path, which gets /v1 where it names no version; raise `InvalidField`.
 
     The error does not show what stands before an @ or behind a ?: it may be a secret.
     """
@@ -104,7 +147,9 @@ def parse_base_url(url: str) -> tuple[Origin, str]:
     port = int(match[3]) if match and match[3] else None
     if match is None or (port is not None and not 1 <= port <= 65535):
         shown = printable(re.split(r"[?#]", url.rpartition("@")[2])[0])
-        raise ConfigError(f"CODEX_PROVIDER_API_BASE_URL={shown}: expected http(s)://host[:port][/path].")
+        raise InvalidField(
+            "provider_api_base_url", f"provider_api_base_url={shown}: expected http(s)://host[:port][/path]."
+        )
     scheme = match[1].lower()
     path = (match[4] or "").rstrip("/")
     if not _VERSION_SEGMENT.search(path):

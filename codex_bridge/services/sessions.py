@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
+from .. import log
 from ..errors import InvalidField, NotFound, Unavailable
 from ..limits import MAX_SESSIONS
 from ..model import Session, SessionMode, new_id
@@ -14,9 +15,10 @@ from .events import EventLog
 
 @dataclass(eq=False, slots=True)
 class LiveSession:
-    """A session with its event log."""
+    """A session with its event log, and its own choice of backend (services.runtime_config), which may hold a key."""
 
     session: Session
+    choice: dict[str, Any] = field(default_factory=dict)
     log: EventLog = field(default_factory=EventLog)
 
     def emit(self, name: str) -> None:
@@ -31,7 +33,12 @@ class SessionService:
         self._sessions: dict[str, LiveSession] = {}
 
     def create(
-        self, workspace_root: str, runtime: dict[str, Any], mode: SessionMode, context: dict[str, Any]
+        self,
+        workspace_root: str,
+        runtime: dict[str, Any],
+        mode: SessionMode,
+        context: dict[str, Any],
+        choice: dict[str, Any],
     ) -> LiveSession:
         """Create an idle session."""
         if len(self._sessions) >= MAX_SESSIONS:
@@ -39,7 +46,8 @@ class SessionService:
                 f"There are {MAX_SESSIONS} sessions; delete some first.", code="too_many_sessions"
             )
         session = Session(new_id("s"), workspace_root, runtime, mode, context)
-        live = self._sessions[session.id] = LiveSession(session)
+        live = self._sessions[session.id] = LiveSession(session, choice)
+        log.hide(choice.get("api_key"))
         return live
 
     def get(self, session_id: str) -> LiveSession:
@@ -71,4 +79,5 @@ class SessionService:
     def delete(self, live: LiveSession) -> None:
         """Forget a session and end its streams."""
         del self._sessions[live.session.id]
+        log.forget(live.choice.get("api_key"))
         live.log.close()

@@ -13,17 +13,20 @@ from typing import Any
 from .. import log
 from ..errors import Conflict
 from ..limits import MAX_RECENT_EVENT_CHARACTERS
-from ..model import Message, Role, SessionStatus, new_id, now_ms
-from ..runtime import Event, Failure, Runtime, TurnOutcome, TurnRequest, TurnStatus
+from ..model import Message, Role, Session, SessionStatus, new_id, now_ms
+from ..runtime import Event, Failure, ModelRoute, Runtime, TurnOutcome, TurnRequest, TurnStatus
 from ..workspace.paths import is_unmoved
 from .executor import Job, TurnExecutor
 from .gateway import Gateway
-from .providers import Upstream
+from .providers import Backend
+from .sandbox import SandboxCheck
 from .sessions import LiveSession, SessionService
 
 _DELTAS = frozenset({"item.agent_message.delta", "item.reasoning.delta", "command.execution.output"})
 # Failures that are not the upstream's, whatever it did before.
-_CODEX_ITSELF = frozenset({"codex_exited", "codex_stuck", "codex_unavailable", "workspace_moved"})
+_CODEX_ITSELF = frozenset(
+    {"codex_exited", "codex_stuck", "codex_unavailable", "workspace_moved", "sandbox_unavailable"}
+)
 _MOVED = Failure("The session's workspace is gone, or has become a link to another place.", "workspace_moved")
 _FINAL_EVENTS = {
     TurnStatus.COMPLETED: "session.completed",
@@ -42,6 +45,8 @@ class _Turn:
     job: Job | None = None
     timed_out: bool = False
     deleted: bool = False
+    # Runs while it is looked for what speaks against the turn.
+    looking: asyncio.Task[Failure | None] | None = None
     interrupting: asyncio.Task[None] | None = None
 
 
@@ -54,21 +59,28 @@ class TurnService:
         executor: TurnExecutor,
         runtime: Runtime,
         gateway: Gateway,
+        sandbox: SandboxCheck,
         timeout_s: float,
     ) -> None:
         self._sessions = sessions
         self._executor = executor
         self._runtime = runtime
         self._gateway = gateway
+        self._sandbox = sandbox
         self._timeout_s = timeout_s
         self._turns: dict[str, _Turn] = {}
+
+    def warm_up(self) -> None:
+        """Begin what the first turn would wait for; a turn is likely to come."""
+        self._runtime.warm_up()
+        self._sandbox.start()
 
     def submit(
         self,
         live: LiveSession,
         text: str,
         *,
-        upstream: Upstream | None,
+        backend: Backend,
         sandbox_mode: str,
         attachments: tuple[dict[str, Any], ...] = (),
         images: tuple[str, ...] = (),
@@ -96,8 +108,8 @@ class TurnService:
             workspace_root=session.workspace_root,
             sandbox_mode=sandbox_mode,
             text=prompt or text,
-            model=upstream.model if upstream else None,
-            route=self._gateway.open(session.id, upstream) if upstream else None,
+            model=backend.settings.model,
+            route=self._open_route(session, backend),
             images=images,
             context={**session.context, **(context or {})},
         )
@@ -108,6 +120,7 @@ class TurnService:
             on_position=lambda n: self._on_position(turn, n),
         )
         session.active_turn_id = turn_id
+        session.runtime = backend.to_json()
         session.last_error = session.last_error_code = None
         self._store_message(live, Message(new_id("m"), Role.USER, text, turn_id, now_ms(), attachments))
         return turn_id, self._executor.submit(turn.job)
@@ -150,6 +163,18 @@ class TurnService:
             turn.interrupting = asyncio.create_task(
                 self._runtime.interrupt(turn.id), name=f"interrupt of {turn.id}"
             )
+            if turn.looking is not None:
+                turn.looking.cancel()
+
+    def _open_route(self, session: Session, backend: Backend) -> ModelRoute | None:
+        if backend.route is None:
+            return None
+
+        def on_usage(usage: dict[str, int]) -> None:
+            so_far = session.usage or {}
+            session.usage = {name: so_far.get(name, 0) + number for name, number in usage.items()}
+
+        return self._gateway.open(session.id, backend.route, on_usage)
 
     # One turn -------------------------------------------------------------------------------------
 
@@ -167,12 +192,7 @@ class TurnService:
         timer = asyncio.get_running_loop().call_later(self._timeout_s, self._on_timeout, turn)
         outcome = TurnOutcome(TurnStatus.INTERRUPTED)
         try:
-            if is_unmoved(turn.request.workspace_root):
-                outcome = await self._runtime.run_turn(
-                    turn.request, lambda event: self._on_event(turn, event)
-                )
-            else:
-                outcome = TurnOutcome(TurnStatus.FAILED, _MOVED)
+            outcome = await self._play(turn)
         except Exception as problem:  # noqa: BLE001 - whatever breaks, the session must not stay in `running`
             log.error("turn %s broke: %s: %s", turn.id, type(problem).__name__, problem)
             failure = Failure("The bridge met an error of its own; its log says more.", "internal_error")
@@ -184,6 +204,28 @@ class TurnService:
             await asyncio.wait([turn.interrupting])
         if turn.deleted and turn.live.session.thread_id is not None:
             self._runtime.close_thread(turn.live.session.thread_id)
+
+    async def _play(self, turn: _Turn) -> TurnOutcome:
+        turn.looking = asyncio.create_task(self._find_obstacle(turn), name=f"obstacles of {turn.id}")
+        try:
+            obstacle = await turn.looking
+        except asyncio.CancelledError:
+            if turn.interrupting is None:
+                raise
+            obstacle = None
+        finally:
+            turn.looking = None
+        if turn.interrupting is not None:
+            return TurnOutcome(TurnStatus.INTERRUPTED)
+        if obstacle is not None:
+            return TurnOutcome(TurnStatus.FAILED, obstacle)
+        return await self._runtime.run_turn(turn.request, lambda event: self._on_event(turn, event))
+
+    async def _find_obstacle(self, turn: _Turn) -> Failure | None:
+        """Return what must keep the turn from running."""
+        if not is_unmoved(turn.request.workspace_root):
+            return _MOVED
+        return await self._sandbox.find_obstacle()
 
     def _on_timeout(self, turn: _Turn) -> None:
         turn.timed_out = True
@@ -211,7 +253,8 @@ class TurnService:
             live.log.append_delta(data)
             return
         if kind == "usage.updated":
-            session.usage = event["usage"]
+            if turn.request.route is None:  # else the gateway counts, the same for all runtimes
+                session.usage = event["usage"]
             return
         if kind == "thread.started":
             session.thread_id = event["thread_id"]

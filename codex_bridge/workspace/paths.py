@@ -11,13 +11,13 @@ class WorkspaceRoots:
     """The directories in which sessions may work; `default` is that of a session that names none."""
 
     def __init__(self, default: str, roots: tuple[str, ...]) -> None:
-        self._default = default
+        self.default = default
         self._roots = roots
 
     def choose(self, wanted: object) -> str:
         """Return the real path of the wanted directory; raise `InvalidField` when it is not inside a root."""
         if wanted is None:
-            return self._default
+            return self.default
         if not isinstance(wanted, str) or not os.path.isabs(wanted) or "\0" in wanted:
             raise InvalidField("workspace_root", "workspace_root: expected an absolute path.")
         path = os.path.realpath(wanted)

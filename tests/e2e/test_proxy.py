@@ -155,7 +155,7 @@ def test_without_an_upstream_it_says_what_to_do(bridge: BridgeFactory) -> None:
     response, data = ask(one, "GET", "/v1/models")
     answer = json.loads(data)
     assert (response.status, answer["code"]) == (400, "no_upstream")
-    assert "CODEX_PROVIDER_API_KEY" in answer["error"]
+    assert "provider_api_key" in answer["error"]
 
 
 def test_access_is_checked_here_as_well(bridge: BridgeFactory, behind: AnyUpstream) -> None:

@@ -19,7 +19,7 @@ first word of the message that starts it; the rest of the message is its argumen
 
 Options (about the process): `fail_starts` (so many starts end at once with code 3), `ignore_term`
 (SIGTERM and the end of stdin are ignored), `grandchild` (a child of its own keeps stdout open), `silent`
-(`initialize` is never answered), `version` (what `--version` prints).
+(`initialize` is never answered), `sandbox` (`open`: commands may write anywhere; `broken`: none starts), `version` (what `--version` prints).
 """
 
 import json
@@ -192,6 +192,17 @@ class AppServer:
         threading.Timer(0.1, close).start()
         return {"result": {"status": "unsubscribed"}}
 
+    def exec_command(self, params: Json) -> Json:
+        """Run a command in what passes for a sandbox: its last argument, a path, is made one that cannot be written."""
+        sandbox = self.options.get("sandbox", "holds")
+        if sandbox == "broken":
+            return {"result": {"exitCode": 1, "stdout": "", "stderr": "the fake sandbox does not start"}}
+        command = list(params["command"])
+        if sandbox == "holds":
+            command[-1] = "/proc/no/such/place"
+        done = subprocess.run(command, cwd=params["cwd"], capture_output=True, text=True)
+        return {"result": {"exitCode": done.returncode, "stdout": done.stdout, "stderr": done.stderr}}
+
     def start_turn(self, params: Json) -> Json | None:
         """Start what the message's first word says."""
         text = "".join(part.get("text", "") for part in params["input"])
@@ -228,6 +239,7 @@ class AppServer:
         "thread/start": start_thread,
         "thread/resume": resume_thread,
         "thread/unsubscribe": unsubscribe,
+        "command/exec": exec_command,
         "turn/start": start_turn,
         "turn/interrupt": interrupt,
     }

@@ -10,7 +10,7 @@ A test gives it a script, a callable that takes one parsed request and returns w
     gate.wait()     # a stream has come to the gate: "first half " is on its way, nothing more
     gate.release()
 
-Every request is kept (`upstream.requests`). A stream at a gate notices when its peer leaves
+Every request is kept (`upstream.requests`), but GETs, with which the bridge looks whether anybody answers (`upstream.looks`). A stream at a gate notices when its peer leaves
 (`request.abandoned`).
 """
 
@@ -254,7 +254,7 @@ class _Handler(BaseHTTPRequestHandler):
         super().finish()
 
     def do_GET(self) -> None:
-        self._take()
+        self.server.upstream.looks.append(self.path)
         self._fail(Failure(404, "nothing here"))
 
     def do_POST(self) -> None:
@@ -346,6 +346,7 @@ class Upstream:
     def __init__(self) -> None:
         self.script: Script = rounds(say("Hello."))
         self.requests: list[Request] = []
+        self.looks: list[str] = []
         self.errors: list[BaseException | None] = []
         self._condition = threading.Condition()
         self._gates: list[Gate] = []

@@ -20,7 +20,7 @@ DEFAULTS: dict[str, Any] = {
     "host": "127.0.0.1", "port": 4399, "socket": None, "token": None, "allowed_origins": frozenset(),
     "allowed_hosts": frozenset(), "runtime_kind": "app_server_adapter", "sandbox_mode": "workspace-write",
     "max_concurrent_turns": 4, "max_queued_turns": 40, "turn_timeout_ms": 1_800_000, "provider": "openai",
-    "auth_mode": None, "base_url": None, "api_key": None, "default_model": None, "upstream_connect_timeout_ms": 10_000,
+    "auth_mode": None, "base_url": None, "api_key": None, "default_model": None, "execution_class": "auto", "upstream_connect_timeout_ms": 10_000,
     "upstream_idle_timeout_ms": 300_000, "shutdown_timeout_ms": 10_000, "codex_environment": (), "log_level": "info",
 }  # fmt: skip
 # These depend on the machine and have tests of their own.
@@ -36,7 +36,7 @@ GOOD: list[tuple[str, str, Any]] = [
     ("max_concurrent_turns", "1", 1), ("max_concurrent_turns", "1000", 1000), ("max_queued_turns", "0", 0),
     ("turn_timeout_ms", "1", 1), ("turn_timeout_ms", "86400000", 86_400_000), ("provider", "vllm", "vllm"),
     ("auth_mode", "none", "none"), ("base_url", "http://h/v1", "http://h/v1"), ("api_key", "sk-1", "sk-1"),
-    ("default_model", "m", "m"), ("upstream_connect_timeout_ms", "5", 5), ("upstream_idle_timeout_ms", "6", 6),
+    ("default_model", "m", "m"), ("execution_class", "native_tools", "native_tools"), ("upstream_connect_timeout_ms", "5", 5), ("upstream_idle_timeout_ms", "6", 6),
     ("shutdown_timeout_ms", "7", 7), ("codex_environment", "B, A,B", ("A", "B")), ("log_level", "debug", "debug"),
 ]  # fmt: skip
 
@@ -48,7 +48,7 @@ BAD = [
     ("workspace_root", "/nonexistent"), ("workspace_root", "/etc/hostname"), ("workspace_roots", "/tmp:/nonexistent"),
     ("sandbox_mode", "Read-Only"), ("sandbox_mode", "none"), ("max_concurrent_turns", "0"), ("max_concurrent_turns", "1001"),
     ("max_queued_turns", "-1"), ("max_queued_turns", "10001"), ("turn_timeout_ms", "0"), ("turn_timeout_ms", "86400001"),
-    ("turn_timeout_ms", "30s"), ("provider", "OpenAI"), ("auth_mode", "key"), ("upstream_connect_timeout_ms", "0"),
+    ("turn_timeout_ms", "30s"), ("provider", "OpenAI"), ("auth_mode", "key"), ("execution_class", "best"), ("upstream_connect_timeout_ms", "0"),
     ("upstream_idle_timeout_ms", "x"), ("shutdown_timeout_ms", """ """), ("temporary_directory", "/nonexistent"),
     ("log_level", "verbose"), ("log_level", "INFO"),
 ]  # fmt: skip

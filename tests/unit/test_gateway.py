@@ -8,6 +8,7 @@ import pytest
 from codex_bridge import log
 from codex_bridge.adapters.http_client import HttpClient, Origin
 from codex_bridge.protocol import json_codec
+from codex_bridge.protocol.openai import Usage
 from codex_bridge.runtime import Failure
 from codex_bridge.services.gateway import Gateway
 from codex_bridge.services.providers import Upstream
@@ -19,14 +20,15 @@ KEY = "sk-the-real-key-0123456789"
 
 @pytest.fixture(autouse=True)
 def secrets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log, "_secrets", {KEY})
+    monkeypatch.setattr(log, "_secrets", {KEY: 1})
 
 
 class Codex:
     """What Codex knows: its way in and the token."""
 
-    def __init__(self, gateway: Gateway, port: int, token: str) -> None:
+    def __init__(self, gateway: Gateway, port: int, token: str, used: list[Usage]) -> None:
         self.gateway = gateway
+        self.used = used
         self.port = port
         self.token = token
 
@@ -51,9 +53,11 @@ async def gateway(port: int, key: str | None = KEY, idle_timeout_s: float = 10.0
     made = Gateway(client)
     async with serving(made.handle) as (_, own_port):
         made.base_url = f"http://127.0.0.1:{own_port}"
-        route = made.open("s", Upstream(Origin("http", "127.0.0.1", port), "/v1", key, "m"))
+        used: list[Usage] = []
+        upstream = Upstream(Origin("http", "127.0.0.1", port), "/v1", key)
+        route = made.open("s", upstream, used.append)
         assert route.base_url == f"{made.base_url}/s"
-        yield Codex(made, own_port, route.token)
+        yield Codex(made, own_port, route.token, used)
     client.close()
 
 
@@ -99,6 +103,38 @@ async def test_without_a_key_no_credential_is_sent() -> None:
         assert "authorization" not in taken[0][1]
 
 
+@on_loop
+async def test_tokens_are_counted_before_codex_hears_of_the_end() -> None:
+    usage = {"input_tokens": 7, "output_tokens": 2, "total_tokens": 9}
+    event = {"type": "response.completed", "response": {"id": "r", "usage": usage}}
+    stream = b"event: response.completed\ndata: " + json_codec.encode(event) + b"\n\n"
+
+    async def script(peer: Peer) -> None:
+        for _ in range(2):
+            await take_request(peer)
+            await peer.send(answer(200, stream, "Content-Type: text/event-stream"))
+
+    async with scripted(script) as port, gateway(port) as codex:
+        await codex.post()
+        assert [each["total_tokens"] for each in codex.used] == [9]
+        await codex.post()
+        assert [each["input_tokens"] for each in codex.used] == [7, 7]
+
+
+@on_loop
+async def test_each_session_has_a_token_of_its_own_that_stays() -> None:
+    async def never(peer: Peer) -> None:
+        raise AssertionError("the upstream was asked")
+
+    async with scripted(never) as port, gateway(port) as codex:
+        upstream = Upstream(Origin("http", "127.0.0.1", port), "/v1", KEY)
+        again = codex.gateway.open("s", upstream, codex.used.append)
+        other = codex.gateway.open("other", upstream, codex.used.append)
+        assert again.token == codex.token != other.token
+        reply = await codex.post(credential=f"Bearer {other.token}")
+        assert reply.status == 401
+
+
 @pytest.mark.parametrize(
     "credential", ["", "Bearer", "Bearer wrong", f"Bearer {KEY}", "Basic x", "Bearer \xe9\xff"]
 )
@@ -120,7 +156,7 @@ async def test_an_unknown_session_has_no_way_through(path: str) -> None:
 
     async with scripted(never) as port, gateway(port) as codex:
         codex.gateway.close("s")
-        assert (await codex.post(path=path)).status == 404
+        assert (await codex.post(path=path)).status == 401
 
 
 def final_message(reply: Reply) -> str:

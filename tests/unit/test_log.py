@@ -7,7 +7,7 @@ from codex_bridge import log
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log, "_secrets", set())
+    monkeypatch.setattr(log, "_secrets", {})
     monkeypatch.setattr(log, "_threshold", log.LEVELS["info"])
 
 
@@ -26,6 +26,17 @@ def test_secrets_that_hold_each_other_leave_no_rest() -> None:
         log.hide(long)
     for _, long in pairs:
         assert log.redact(f"a {long} b") == "a [hidden] b"
+
+
+def test_a_secret_is_hidden_as_long_as_anybody_holds_it() -> None:
+    log.hide("sk-123456")
+    log.hide("sk-123456")
+    log.forget("sk-123456")
+    assert log.redact("sk-123456") == "[hidden]"
+    log.forget("sk-123456")
+    assert log.redact("sk-123456") == "sk-123456"
+    log.forget("sk-123456")
+    log.forget(None)
 
 
 @pytest.mark.parametrize("secret", [None, ""])

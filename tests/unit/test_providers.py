@@ -4,14 +4,15 @@ import pytest
 
 from codex_bridge import config
 from codex_bridge.adapters.http_client import Origin
-from codex_bridge.errors import ConfigError
+from codex_bridge.errors import InvalidField
 from codex_bridge.services.providers import (
     PROVIDERS,
     AuthMode,
     ProviderSettings,
-    check_auth_mode,
+    check_key,
     parse_base_url,
-    resolve_upstream,
+    resolve_auth_mode,
+    resolve_backend,
 )
 
 URL = "https://models.example/v1"
@@ -48,10 +49,10 @@ def test_a_base_url_is_split(url: str, origin: Origin, path: str) -> None:
     ],
 )  # fmt: skip
 def test_a_base_url_that_cannot_be_used_is_refused_in_one_line(url: str) -> None:
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(InvalidField) as caught:
         parse_base_url(url)
     message = caught.value.message
-    assert "CODEX_PROVIDER_API_BASE_URL" in message
+    assert message.startswith("provider_api_base_url=")
     assert "expected" in message
     assert "secret" not in message
     assert "\n" not in message
@@ -73,7 +74,7 @@ def test_the_authority_of_an_origin(origin: Origin, authority: str, text: str) -
 def settings(
     provider: str, mode: str | None = None, key: str | None = None, url: str | None = URL
 ) -> ProviderSettings:
-    return ProviderSettings(provider, mode, url, key, "model")
+    return ProviderSettings(provider, mode, url, key, "model", "auto")
 
 
 @pytest.mark.parametrize(
@@ -88,8 +89,9 @@ def settings(
         ("osirus", "none", "k", AuthMode.NONE),
         ("osirus_agent", "api_key", "k", AuthMode.API_KEY),
         ("ollama", None, None, AuthMode.NONE),
+        ("ollama", None, "k", AuthMode.NONE),
         ("ollama", "none", None, AuthMode.NONE),
-        ("vllm", None, None, AuthMode.NONE),
+        ("vllm", None, None, AuthMode.API_KEY),
         ("vllm", "api_key", "k", AuthMode.API_KEY),
         ("openai_compatible", None, "k", AuthMode.API_KEY),
         ("openai_compatible", "none", None, AuthMode.NONE),
@@ -97,32 +99,46 @@ def settings(
     ],
 )
 def test_the_auth_mode_in_force(provider: str, mode: str | None, key: str | None, expected: AuthMode) -> None:
-    assert check_auth_mode(settings(provider, mode, key)) is expected
+    assert resolve_auth_mode(settings(provider, mode, key)) is expected
 
 
 @pytest.mark.parametrize(
-    ("provider", "mode", "key"),
+    ("provider", "mode"),
     [
-        ("openai", "none", None),
-        ("openai", "api_key", None),
-        ("osirus", "chatgpt", None),
-        ("osirus_agent", "none", None),
-        ("osirus_agent", "api_key", None),
-        ("ollama", "chatgpt", None),
-        ("vllm", "chatgpt", "k"),
-        ("openai_compatible", "chatgpt", "k"),
-        ("openai_compatible", "api_key", None),
+        ("openai", "none"),
+        ("osirus", "chatgpt"),
+        ("osirus_agent", "none"),
+        ("ollama", "chatgpt"),
+        ("ollama", "api_key"),
+        ("vllm", "chatgpt"),
+        ("openai_compatible", "chatgpt"),
     ],
 )
-def test_an_auth_mode_that_does_not_fit_is_refused(provider: str, mode: str | None, key: str | None) -> None:
-    with pytest.raises(ConfigError) as caught:
-        check_auth_mode(settings(provider, mode, key))
-    assert "CODEX_" in caught.value.message
+def test_an_auth_mode_that_does_not_fit_is_refused(provider: str, mode: str) -> None:
+    with pytest.raises(InvalidField) as caught:
+        resolve_auth_mode(settings(provider, mode, "k"))
+    assert caught.value.details["field"] == "auth_mode"
+    assert f"auth_mode={mode}: the provider {provider} takes" in caught.value.message
 
 
-def test_codexs_own_sign_in_needs_no_upstream() -> None:
-    assert resolve_upstream(settings("openai", None, None, None)) is None
-    assert resolve_upstream(settings("openai", "chatgpt", "k", URL)) is None
+def test_a_sign_in_by_key_wants_the_key() -> None:
+    check_key(settings("openai", "api_key", "k"))
+    check_key(settings("openai_compatible", None, None))
+    with pytest.raises(InvalidField) as caught:
+        check_key(settings("openai", "api_key", None))
+    assert caught.value.details["field"] == "provider_api_key"
+
+
+def test_codexs_own_sign_in_needs_no_route() -> None:
+    backend = resolve_backend(settings("openai", None, None, None))
+    assert (backend.auth_mode, backend.route, backend.upstream) == (AuthMode.CHATGPT, None, None)
+
+
+def test_a_key_beside_codexs_own_sign_in_serves_v1() -> None:
+    backend = resolve_backend(settings("openai", "chatgpt", "k", None))
+    assert backend.route is None
+    assert backend.upstream is not None
+    assert (str(backend.upstream.origin), backend.upstream.api_key) == ("https://api.openai.com", "k")
 
 
 @pytest.mark.parametrize(
@@ -130,24 +146,30 @@ def test_codexs_own_sign_in_needs_no_upstream() -> None:
     [("openai", "https://api.openai.com/v1"), ("ollama", "http://127.0.0.1:11434/v1")],
 )
 def test_a_provider_with_an_address_of_its_own(provider: str, url: str) -> None:
-    upstream = resolve_upstream(settings(provider, None, "k" if provider == "openai" else None, None))
-    assert upstream is not None
-    assert f"{upstream.origin}{upstream.path}" == url
+    backend = resolve_backend(settings(provider, None, "k" if provider == "openai" else None, None))
+    assert backend.route is not None
+    assert f"{backend.route.origin}{backend.route.path}" == url == backend.to_json()["provider_api_base_url"]
 
 
 @pytest.mark.parametrize("provider", ["osirus", "osirus_agent", "vllm", "openai_compatible"])
 def test_a_provider_without_one_must_be_given_it(provider: str) -> None:
-    with pytest.raises(ConfigError, match="CODEX_PROVIDER_API_BASE_URL"):
-        resolve_upstream(settings(provider, None, "k", None))
+    with pytest.raises(InvalidField) as caught:
+        resolve_backend(settings(provider, None, "k", None))
+    assert caught.value.details["field"] == "provider_api_base_url"
 
 
-@pytest.mark.parametrize(("mode", "key"), [("api_key", "k"), ("none", None)])
-def test_the_key_goes_only_where_the_mode_says_so(mode: str, key: str | None) -> None:
-    upstream = resolve_upstream(settings("openai_compatible", mode, "k"))
-    assert upstream is not None
-    assert (upstream.api_key, upstream.model) == (key, "model")
+@pytest.mark.parametrize(
+    ("provider", "mode", "key"),
+    [("openai_compatible", "api_key", "k"), ("openai_compatible", "none", None), ("ollama", None, None)],
+)
+def test_the_key_goes_only_where_the_mode_says_so(provider: str, mode: str | None, key: str | None) -> None:
+    backend = resolve_backend(settings(provider, mode, "k"))
+    assert backend.route is not None
+    assert backend.route.api_key == key
+    assert backend.to_json()["has_provider_api_key"] is True
+    assert "k" not in backend.to_json().values()
 
 
-def test_every_provider_and_mode_of_the_configuration_is_known() -> None:
-    assert set(config.PROVIDER_NAMES) == set(PROVIDERS)
-    assert set(config.AUTH_MODES) == set(AuthMode)
+def test_every_provider_and_mode_of_the_configuration_is_known_in_the_same_order() -> None:
+    assert tuple(PROVIDERS) == config.PROVIDER_NAMES
+    assert tuple(AuthMode) == config.AUTH_MODES

@@ -11,7 +11,7 @@ from tests.unit.test_event_log import Follower
 
 
 def create(service: SessionService, count: int) -> list[LiveSession]:
-    return [service.create("/w", {}, SessionMode.WORKSPACE, {}) for _ in range(count)]
+    return [service.create("/w", {}, SessionMode.WORKSPACE, {}, {}) for _ in range(count)]
 
 
 def pages(service: SessionService, limit: int) -> list[list[str]]:

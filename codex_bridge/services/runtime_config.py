@@ -1,0 +1,145 @@
+"""The runtime configuration: which provider, model and workspace new turns use. A host may change it at any time.
+
+A change is judged as a whole before anything of it applies. A session may bring a choice of its own, laid over
+the bridge's. What a turn has begun with, it ends with: it holds a `Backend`, which never changes. Keys are held
+in memory alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from .. import log
+from ..config import SETTINGS
+from ..errors import ConfigError, InvalidField
+from ..limits import MAX_CHOICE_CHARACTERS
+from ..workspace.paths import WorkspaceRoots
+from .providers import PROVIDERS, Backend, ProviderSettings, check_key, parse_base_url, resolve_backend
+
+# The fields of a choice of backend, and those of the settings (config, ProviderSettings) that they stand for.
+CHOICE_FIELDS = {
+    "runtime_provider": "provider",
+    "auth_mode": "auth_mode",
+    "provider_api_base_url": "base_url",
+    "provider_api_key": "api_key",
+    "default_model": "model",
+    "execution_class": "execution_class",
+}
+# What belongs to one endpoint. A choice of another endpoint must not send it there.
+_OF_ENDPOINT: Mapping[str, Any] = {"auth_mode": None, "base_url": None, "api_key": None, "model": None}
+_ROWS = {setting.field: setting for setting in SETTINGS} | {
+    "model": next(setting for setting in SETTINGS if setting.field == "default_model")
+}
+# Those that always have a value: null does not reset them.
+_REQUIRED = frozenset({"provider", "execution_class"})
+
+Choice = Mapping[str, Any]
+
+
+class RuntimeConfig:
+    """The configuration in force. `backend` is what new turns use that brought no choice of their own."""
+
+    def __init__(self, settings: ProviderSettings, roots: WorkspaceRoots) -> None:
+        try:
+            check_key(settings)
+            self.backend = resolve_backend(settings)
+        except InvalidField as problem:
+            raise ConfigError(_in_words_of_environment(problem)) from None
+        self._roots = roots
+        log.hide(settings.api_key)
+
+    def update(self, body: Mapping[str, Any]) -> list[str]:
+        """Apply the fields of `POST /runtime/config`; return the names of those whose value changed.
+
+        Raises `InvalidField`; nothing has changed then.
+        """
+        choice = parse_choice({name: value for name, value in body.items() if name != "workspace_root"})
+        old = self.backend.settings
+        settings = replace(old, **choice)
+        # A key may be taken away at any time: what then cannot work says so itself.
+        if "auth_mode" in choice:
+            check_key(settings)
+        backend = resolve_backend(settings)
+        changed = [
+            name for name, field in CHOICE_FIELDS.items() if getattr(old, field) != getattr(settings, field)
+        ]
+        if "workspace_root" in body:
+            root = self._roots.choose(body["workspace_root"])
+            if root != self._roots.default:
+                changed.append("workspace_root")
+            self._roots.default = root
+        log.hide(settings.api_key)
+        self.backend = backend
+        return changed
+
+    def backend_of(self, choice: Choice) -> Backend:
+        """Return what a session with this choice uses now; raise `InvalidField`."""
+        if not choice:
+            return self.backend
+        base = self.backend.settings
+        if "provider" in choice or "base_url" in choice:
+            base = replace(base, **_OF_ENDPOINT)
+        elif "api_key" in choice:
+            base = replace(base, auth_mode=None)  # a key of its own is there to be used
+        settings = replace(base, **choice)
+        if "auth_mode" in choice:
+            check_key(settings)
+        return resolve_backend(settings)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return `runtime_config`; the key is not in it."""
+        return {**self.backend.to_json(), "workspace_root": self._roots.default}
+
+
+def parse_choice(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that a JSON object chooses; raise `InvalidField`.
+
+    null and "" stand for the default, and take a key away.
+    """
+    choice: dict[str, Any] = {}
+    for name, value in body.items():
+        field = CHOICE_FIELDS.get(name)
+        if field is None:
+            raise InvalidField(
+                name, f"{name[:80]}: there is no such field here; expected: {', '.join(CHOICE_FIELDS)}."
+            )
+        choice[field] = _parse_value(name, field, value)
+    return choice
+
+
+def _parse_value(name: str, field: str, value: Any) -> Any:
+    if value in (None, "") and field not in _REQUIRED:
+        return None
+    row = _ROWS[field]
+    try:
+        if not isinstance(value, str) or len(value) > MAX_CHOICE_CHARACTERS:
+            raise ValueError
+        if field == "base_url":
+            parse_base_url(value)
+        return row.parse(value)
+    except ValueError:
+        raise InvalidField(name, f"{name}: expected {row.expected}.") from None
+
+
+def describe_providers() -> list[dict[str, Any]]:
+    """Return the table of providers, in recommended order."""
+    return [
+        {
+            "name": name,
+            "label": provider.label,
+            "default_base_url": provider.base_url,
+            "auth_modes": list(provider.auth_modes),
+            "speaks": list(provider.speaks),
+        }
+        for name, provider in PROVIDERS.items()
+    ]
+
+
+def _in_words_of_environment(problem: InvalidField) -> str:
+    """Return an error's sentence with the settings' variables in place of the fields."""
+    message = problem.message
+    for name, field in CHOICE_FIELDS.items():
+        message = message.replace(name, _ROWS[field].variables[0])
+    return message
