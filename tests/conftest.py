@@ -1,6 +1,7 @@
 """Fixtures of the whole suite. See `tests/support` for what stands behind them."""
 
 from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,11 +72,11 @@ def workspace(directories: Directories) -> Path:
     return directories.workspace
 
 
-def settings_for(upstream: Upstream | OpenAIUpstream, overrides: dict[str, object]) -> dict[str, str]:
+def settings_for(base_url: str, overrides: dict[str, object]) -> dict[str, str]:
     """Return a bridge's environment: the scripted upstream, and the real Codex unless another is named."""
     settings: dict[str, object] = {
         "CODEX_RUNTIME_PROVIDER": "openai_compatible",
-        "CODEX_PROVIDER_API_BASE_URL": upstream.base_url,
+        "CODEX_PROVIDER_API_BASE_URL": base_url,
         "CODEX_PROVIDER_API_KEY": API_KEY,
         "CODEX_DEFAULT_MODEL": "demo",
         **overrides,
@@ -94,7 +95,7 @@ def bridge(
     started: list[Bridge] = request.node.stash.setdefault(_BRIDGES, [])
 
     def start(**overrides: object) -> Bridge:
-        one = Bridge(command, directories, settings_for(upstream, overrides))
+        one = Bridge(command, directories, settings_for(upstream.base_url, overrides))
         started.append(one)
         one.wait_ready()
         return one
@@ -119,14 +120,15 @@ def fake_codex(tmp_path: Path) -> Callable[..., FakeCodex]:
     return make
 
 
-@pytest.fixture(scope="module")
-def idle_bridge(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bridge]:
-    """One bridge for a whole file of tests that never run a turn."""
-    root = tmp_path_factory.mktemp("idle")
+@contextmanager
+def turnless_bridge(
+    request: pytest.FixtureRequest, root: Path, base_url: str, **overrides: object
+) -> Iterator[Bridge]:
+    """A bridge for a whole file of tests that never run a turn."""
     places = Directories(root)
     places.create()
-    server = Upstream()
-    settings = settings_for(server, {"CODEX_BIN": FakeCodex(root / "fake-codex", {}).path})
+    codex = FakeCodex(root / "fake-codex", {}).path
+    settings = settings_for(base_url, {"CODEX_BIN": codex, **overrides})
     one = Bridge(bridge_command(request.config.getoption("--bridge")), places, settings)
     try:
         one.wait_ready()
@@ -134,6 +136,16 @@ def idle_bridge(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
         one.stop()
     finally:
         one.discard()
+
+
+@pytest.fixture(scope="module")
+def idle_bridge(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bridge]:
+    """One bridge for a whole file of tests that never run a turn."""
+    server = Upstream()
+    try:
+        with turnless_bridge(request, tmp_path_factory.mktemp("idle"), server.base_url) as one:
+            yield one
+    finally:
         server.stop()
 
 
@@ -156,20 +168,13 @@ def openai_pair(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[OpenAIPair]:
     """One bridge and its upstream for a whole file of tests; `openai` clears the upstream for each."""
-    root = tmp_path_factory.mktemp("openai")
-    places = Directories(root)
-    places.create()
     token = "the-hosts-token-for-the-bridge-52c1"
     server = OpenAIUpstream()
-    codex = FakeCodex(root / "fake-codex", {}).path
-    settings = settings_for(server, {"CODEX_BIN": codex, "CODEX_BRIDGE_TOKEN": token})
-    one = Bridge(bridge_command(request.config.getoption("--bridge")), places, settings)
+    root = tmp_path_factory.mktemp("openai")
     try:
-        one.wait_ready()
-        yield OpenAIPair(one, server, token)
-        one.stop()
+        with turnless_bridge(request, root, server.base_url, CODEX_BRIDGE_TOKEN=token) as one:
+            yield OpenAIPair(one, server, token)
     finally:
-        one.discard()
         server.stop()
 
 
