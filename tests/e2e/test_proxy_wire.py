@@ -269,16 +269,15 @@ def test_a_request_inside_a_body_is_no_request(one: Bridge, behind: RawUpstream)
     bodies: list[bytes] = []
 
     def take(connection: socket.socket, body: bytes) -> None:
-        bodies.append(receive(connection, body, lambda data: len(data) >= len(inside)))
+        if len(bodies) < 2:
+            bodies.append(receive(connection, body, lambda data: len(data) >= len(inside)))
         connection.sendall(OK)
 
     behind.answer = take
     with RawConnection(one.port) as client:
         asked = head("POST /v1/x HTTP/1.1", "Host: 127.0.0.1", f"Content-Length: {len(inside)}")
         client.send((asked + inside) * 2 + get("/v1/last", "Connection: close"))
-        assert [client.reply().status for _ in range(2)] == [200, 200]
-        behind.answer = OK
-        assert client.reply().body == b"ok"
+        assert [client.reply().status for _ in range(3)] == [200, 200, 200]
         assert client.is_closed()
     assert bodies == [inside] * 2
     assert len(behind.heads) == 3
