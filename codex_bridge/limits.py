@@ -134,6 +134,15 @@ SANDBOX_RECHECK_S = 10.0
 UPSTREAM_CHECK_TIMEOUT_S = 5.0
 # How long its answer is believed, so that a host that polls does not burden it.
 UPSTREAM_RECHECK_S = 10.0
+# Codex gives up its own account calls after 10 or 15 s, but never the start of a device login; until that ends it
+# answers no other account call.
+ACCOUNT_CALL_TIMEOUT_S = 20.0
+# What /auth/status and /auth/device wait for Codex's word on who is signed in: a cold start fits.
+ACCOUNT_WAIT_S = 5.0
+# What /health waits for it, and only as long as nothing is known: a health check must not hang with Codex.
+HEALTH_ACCOUNT_WAIT_S = 1.0
+# How long it is believed. Changes are told by Codex; only its death and what others do to its files are not.
+ACCOUNT_RECHECK_S = 10.0
 # The bridge watches a model's stream for silence itself; Codex's own watch is set beyond any turn.
 CODEX_IDLE_TIMEOUT_MS = 24 * 3600 * 1000
 
@@ -142,6 +151,8 @@ CODEX_IDLE_TIMEOUT_MS = 24 * 3600 * 1000
 MAX_IDLE_UPSTREAM_CONNECTIONS = 16
 # Upstreams close resting connections after 60 s or more; a younger one is safe to use again.
 UPSTREAM_IDLE_REUSE_S = 20.0
+# A longer request is handed over in pieces, so that a slow upload shows that it moves.
+UPLOAD_PIECE_BYTES = MIB
 # The part of an upstream's error answer that is read for its message.
 MAX_ERROR_BODY_BYTES = 64 * KIB
 # An upstream's message in an error is for a person: longer ones are pages of HTML.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
@@ -70,6 +70,78 @@ class CommandResult:
     stderr: str
 
 
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What Codex says of its own sign-in.
+
+    `kind` is "chatgpt", "apikey" or another word of Codex's, None when it is signed out. `is_needed` is False
+    where Codex's own configuration names a model provider without sign-in. `doubt` is why the rest is not
+    known, or why the sign-in does not count.
+    """
+
+    kind: str | None
+    email: str | None = None
+    plan: str | None = None
+    is_needed: bool = True
+    doubt: str | None = None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether nothing is missing for a model request."""
+        return self.kind is not None or not self.is_needed
+
+
+@dataclass(frozen=True, slots=True)
+class LoginStarted:
+    """A device login has begun: a person opens the address and enters the code. The id never leaves the bridge."""
+
+    login_id: str
+    verification_url: str
+    user_code: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoginEnded:
+    """A device login is over; `error` says why it failed."""
+
+    login_id: str
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class AccountChanged:
+    """What was known of the account may not be true any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class CodexLost:
+    """The Codex that was spoken to is gone, and a login that it had begun with it."""
+
+    reason: str
+
+
+AccountEvent = LoginStarted | LoginEnded | AccountChanged | CodexLost
+
+
+class Accounts(Protocol):
+    """Codex's own sign-in. Every call may start Codex; each raises `CodexFailed`."""
+
+    def follow(self, on_event: Callable[[AccountEvent], None]) -> None:
+        """Tell all events to `on_event`, in order."""
+
+    async def read(self) -> Account:
+        """Ask who is signed in."""
+
+    async def start_device_login(self) -> None:
+        """Begin a device login; `LoginStarted` tells its code before this returns."""
+
+    async def cancel_device_login(self, login_id: str) -> None:
+        """Give a device login up; one that is over already is fine."""
+
+    async def sign_out(self) -> None:
+        """Make Codex forget its sign-in, and give up a device login."""
+
+
 class Sandbox(Protocol):
     """Runs commands in Codex's sandbox, outside of any turn."""
 
@@ -80,7 +152,9 @@ class Sandbox(Protocol):
 
 
 class Runtime(Protocol):
-    """Executes turns."""
+    """Executes turns. `capabilities` says what it can and what it cannot, as docs/api.md lists it."""
+
+    capabilities: Mapping[str, bool]
 
     async def run_turn(self, request: TurnRequest, emit: Emit) -> TurnOutcome:
         """Run one turn to its end. Reports failures as an outcome; raises only when cancelled."""

@@ -19,7 +19,7 @@ JSON_HEADERS: Headers = (
 )
 
 
-def ok(status: int = 200, **fields: Any) -> Response:
+def ok(status: int = 200, /, **fields: Any) -> Response:
     """Return a success with `fields` beside `"ok": true`."""
     return Response(status, json_codec.encode({"ok": True, **fields}) + b"\n", JSON_HEADERS)
 

@@ -8,6 +8,7 @@ from .. import __version__
 from ..adapters.http_server import Request, Response
 from ..limits import PREFLIGHT_WAIT_S
 from ..runtime import Runtime
+from ..services.device_auth import DeviceAuth
 from ..services.executor import TurnExecutor
 from ..services.preflight import Preflight
 from ..services.runtime_config import RuntimeConfig
@@ -27,6 +28,7 @@ class StatusRoutes:
         executor: TurnExecutor,
         preflight: Preflight,
         config: RuntimeConfig,
+        device_auth: DeviceAuth,
         settings: dict[str, Any],
     ) -> None:
         self._access = access
@@ -34,10 +36,11 @@ class StatusRoutes:
         self._executor = executor
         self._preflight = preflight
         self._config = config
+        self._device_auth = device_auth
         self._settings = settings
 
     async def health(self, request: Request) -> Response:
-        """Answer at once, whatever else goes on; strangers learn only that the bridge is alive."""
+        """Answer at once, or about: whatever else goes on; strangers learn only that the bridge is alive."""
         if not self._access.has_token(request):
             return replies.ok(service=_SERVICE, version=__version__)
         backend = self._config.backend
@@ -46,7 +49,7 @@ class StatusRoutes:
             version=__version__,
             auth_state=backend.auth_mode,
             has_api_key=backend.settings.api_key is not None,
-            login_status="not_required" if backend.route else "unknown",
+            login_status=await self._device_auth.status_for_health(),
             bridge_load=self._executor.load(),
         )
 
@@ -63,9 +66,7 @@ class StatusRoutes:
             codex_command=self._preflight.command,
             codex_version=self._preflight.version,
             bridge_load=self._executor.load(),
-            capabilities={
-                "deltas": True, "interrupt": True, "resume": True, "images": True, "approvals": False,
-            },
+            capabilities=dict(self._runtime.capabilities),
             preflight=self._preflight.to_json(checks),
             codex_process=self._runtime.describe(),
-        )  # fmt: skip
+        )

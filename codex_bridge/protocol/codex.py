@@ -1,4 +1,4 @@
-"""Codex's wire names: the only place that knows them. Builds what is sent, reads what comes.
+"""The app-server's wire names: the only place that knows them. Builds what is sent, reads what comes.
 
 Measured with Codex 0.163 and 0.169; `codex app-server generate-json-schema --experimental` prints the protocol.
 """
@@ -7,25 +7,42 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..limits import CODEX_IDLE_TIMEOUT_MS, STREAM_RETRIES
-from ..runtime import Event, Failure, TurnOutcome, TurnRequest, TurnStatus
+from ..runtime import (
+    Account,
+    AccountChanged,
+    AccountEvent,
+    Event,
+    Failure,
+    LoginEnded,
+    LoginStarted,
+    TurnOutcome,
+    TurnRequest,
+    TurnStatus,
+)
 
 # The name under which Codex knows the bridge's gateway.
 PROVIDER_ID = "codex_bridge"
 MINIMUM_VERSION = (0, 163, 0)
 
-# Given to every app-server. A shell snapshot spawns a login shell for each thread: measured, it makes 40
+_PROXIES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY")
+_NOT_FOR_COMMANDS = (*_PROXIES, *(name.lower() for name in _PROXIES))
+
+# Given to every Codex. A shell snapshot spawns a login shell for each thread: measured, it makes 40
 # concurrent turns five times slower.
-_OVERRIDES = (
+OVERRIDES = (
     "features.shell_snapshot=false",
     "check_for_update_on_startup=false",
     # A thread that is closed gives its memory back at once (1.1 MB each); by default it stays loaded.
     "thread_unload_delay_secs=0",
     # Without this /tmp, which all users share, would be writable; $TMPDIR, the bridge's own, stays so.
     "sandbox_workspace_write.exclude_slash_tmp=true",
+    # Codex calls out through the proxy, whose URL may hold a password: commands find it empty. This joins what the
+    # user's configuration says of their environment; an `exclude` would replace it.
+    *(f'shell_environment_policy.set.{name}=""' for name in _NOT_FOR_COMMANDS),
 )
 
 NOT_FOUND = "No Codex was found: set CODEX_BIN, install the Python package openai-codex-cli-bin, or put codex on the PATH."
@@ -49,7 +66,7 @@ _CAMEL = re.compile(r"(?<!^)(?=[A-Z])")
 def app_server_arguments(codex: str) -> list[str]:
     """Return the command line of an app-server on stdio."""
     arguments = [codex, "app-server"]
-    for override in _OVERRIDES:
+    for override in OVERRIDES:
         arguments += ["-c", override]
     return arguments
 
@@ -84,29 +101,20 @@ def initialize_params(bridge_version: str) -> dict[str, Any]:
     return {"clientInfo": client, "capabilities": {"experimentalApi": True}}
 
 
-def thread_params(request: TurnRequest) -> dict[str, Any]:
-    """Return the params of `thread/start`, which `thread/resume` takes as well.
+def session_config(request: TurnRequest, credential: Mapping[str, str]) -> dict[str, Any]:
+    """Return the configuration of a session's thread; `credential` says how Codex knows the gateway's token.
 
     The workspace is set to untrusted for this thread: its own `.codex/config.toml` is then not loaded, and
     Codex does not write a mark of trust into the user's configuration, as it does otherwise.
     """
     config: dict[str, Any] = {"projects": {request.workspace_root: {"trust_level": "untrusted"}}}
-    params: dict[str, Any] = {
-        "cwd": request.workspace_root,
-        "sandbox": request.sandbox_mode,
-        "approvalPolicy": "never",
-        "config": config,
-    }
-    if request.model:
-        params["model"] = request.model
     if request.route:
-        params["modelProvider"] = PROVIDER_ID
         config["model_providers"] = {
             PROVIDER_ID: {
                 "name": "Codex Bridge",
                 "base_url": request.route.base_url,
                 "wire_api": "responses",
-                "experimental_bearer_token": request.route.token,
+                **credential,
                 # Retries of both kinds multiply; one kind is enough, and it is told as an event.
                 "request_max_retries": 0,
                 "stream_max_retries": STREAM_RETRIES,
@@ -114,6 +122,22 @@ def thread_params(request: TurnRequest) -> dict[str, Any]:
                 "stream_idle_timeout_ms": CODEX_IDLE_TIMEOUT_MS,
             }
         }
+    return config
+
+
+def thread_params(request: TurnRequest) -> dict[str, Any]:
+    """Return the params of `thread/start`, which `thread/resume` takes as well."""
+    credential = {"experimental_bearer_token": request.route.token} if request.route else {}
+    params: dict[str, Any] = {
+        "cwd": request.workspace_root,
+        "sandbox": request.sandbox_mode,
+        "approvalPolicy": "never",
+        "config": session_config(request, credential),
+    }
+    if request.model:
+        params["model"] = request.model
+    if request.route:
+        params["modelProvider"] = PROVIDER_ID
     return params
 
 
@@ -207,9 +231,12 @@ _EVENTS = {
 _CALLS = (
     "initialize", "thread/start", "thread/resume", "thread/unsubscribe", "thread/backgroundTerminals/clean",
     "turn/start", "turn/interrupt", "command/exec",
+    "account/read", "account/login/start", "account/login/cancel", "account/logout",
 )  # fmt: skip
 _DECLINED = ("item/commandExecution/requestApproval", "item/fileChange/requestApproval")
-NAMES = (*_CALLS, *_DECLINED, *_EVENTS, "turn/completed", "thread/closed")
+NAMES = (
+    *_CALLS, *_DECLINED, *_EVENTS, "turn/completed", "thread/closed", "account/login/completed", "account/updated",
+)  # fmt: skip
 
 
 def parse_outcome(turn: dict[str, Any]) -> TurnOutcome:
@@ -232,6 +259,9 @@ def _message(error: dict[str, Any]) -> str:
 def _error_code(info: Any) -> str:
     """Return Codex's name of an error in snake_case."""
     name = next(iter(info), None) if isinstance(info, dict) else info
+    details = info.get(name) if isinstance(info, dict) else None
+    if isinstance(details, dict) and details.get("httpStatusCode") == 401:
+        return "unauthorized"  # as Codex itself says where it could not renew its token either
     if not isinstance(name, str) or name == "other":
         return "turn_failed"
     return _CAMEL.sub("_", name).lower()
@@ -242,8 +272,67 @@ def is_missing_thread(message: str) -> bool:
     return "no rollout found" in message or "not found" in message
 
 
+def not_resumed_event(reason: str) -> Event:
+    """Tell a host that the conversation so far is lost to the model."""
+    return {
+        "type": "warning", "code": "thread_not_resumed",
+        "message": f"The earlier conversation could not be resumed; a new one begins. {reason}",
+    }  # fmt: skip
+
+
 def decline_result(method: str) -> Any | None:
     """Return the answer that says no to a server request, None when it has no such answer."""
     if method in _DECLINED:
         return {"decision": "decline"}
     return None
+
+
+# Account ------------------------------------------------------------------------------------------
+
+DEVICE_LOGIN_PARAMS = {"type": "chatgptDeviceCode"}
+READ_PARAMS = {"refreshToken": False}
+# An older call that the schema does not list any more. It looks into Codex's files alone, where `account/read`
+# asks the service as well, and fails when that cannot be reached.
+STORED_SIGN_IN = "getAuthStatus"
+STORED_SIGN_IN_PARAMS = {"includeToken": False, "refreshToken": False}
+
+
+def parse_account(result: dict[str, Any]) -> Account:
+    """Read the answer to `account/read`."""
+    account, is_needed = result["account"], result["requiresOpenaiAuth"] is not False
+    if account is None:
+        return Account(None, is_needed=is_needed)
+    email, plan = account.get("email"), account.get("planType")
+    return Account(str(account["type"]).lower(), email, plan, is_needed)
+
+
+def parse_stored_sign_in(result: dict[str, Any], doubt: str) -> Account:
+    """Read the answer to `getAuthStatus`; `doubt` says why no more is known."""
+    method, is_needed = result["authMethod"], result["requiresOpenaiAuth"] is not False
+    return Account(None if method is None else str(method).lower(), is_needed=is_needed, doubt=doubt)
+
+
+def is_refused_sign_in(message: str) -> bool:
+    """Say whether `account/read` failed because the service does not take Codex's tokens any more."""
+    return "unauthorized" in message
+
+
+def parse_device_login(result: dict[str, Any]) -> LoginStarted:
+    """Read the answer to `account/login/start`."""
+    return LoginStarted(str(result["loginId"]), str(result["verificationUrl"]), str(result["userCode"]))
+
+
+def to_account_event(method: str, params: dict[str, Any]) -> AccountEvent | None:
+    """Return what a notification tells of the account, None for all others."""
+    if method == "account/updated":
+        return AccountChanged()
+    if method != "account/login/completed":
+        return None
+    error = None if params["success"] is True else str(params.get("error") or "Codex does not say why.")
+    return LoginEnded(str(params["loginId"]), error)
+
+
+def auth_file(environ: Mapping[str, str]) -> str:
+    """Return the path of the file where Codex keeps its sign-in."""
+    home = environ.get("CODEX_HOME") or os.path.join(environ.get("HOME", ""), ".codex")
+    return os.path.join(home, "auth.json")

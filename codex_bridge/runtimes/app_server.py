@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from .. import log
@@ -24,12 +24,27 @@ from ..limits import (
     RESTART_BACKOFF_S,
 )
 from ..protocol import codex, json_codec
-from ..runtime import CommandResult, Emit, Event, Failure, TurnOutcome, TurnRequest, TurnStatus
+from ..runtime import (
+    AccountEvent,
+    CodexLost,
+    CommandResult,
+    Emit,
+    Event,
+    Failure,
+    TurnOutcome,
+    TurnRequest,
+    TurnStatus,
+)
 from .app_server_client import AppServerClient
 
 
 class AppServerRuntime:
     """Implements the ports `Runtime` and `Sandbox`. `command` is None when no Codex was found."""
+
+    capabilities: Mapping[str, bool] = {
+        "deltas": True, "diffs": True, "interrupt": True, "resume": True, "images": True,
+        "background_commands": True, "approvals": False,
+    }  # fmt: skip
 
     def __init__(self, command: str | None, environ: Mapping[str, str]) -> None:
         self._command = command
@@ -44,6 +59,11 @@ class AppServerRuntime:
         self._loaded: OrderedDict[str, str | None] = OrderedDict()
         # Threads that it is closing: until it has, it refuses to resume them.
         self._closing: dict[str, asyncio.Future[None]] = {}
+        self._commands = 0  # commands outside of turns that run
+        self._is_outdated = False
+        # Ends a child that is replaced.
+        self._ending: asyncio.Task[None] | None = None
+        self._on_account_event: Callable[[AccountEvent], None] = lambda event: None
         self._stopping = False
 
     async def run_turn(self, request: TurnRequest, emit: Emit) -> TurnOutcome:
@@ -80,6 +100,7 @@ class AppServerRuntime:
             if self._threads.get(run.thread_id) is run:
                 del self._threads[run.thread_id]
             self._close_surplus_threads()
+            self._end_outdated()
 
     async def _play(self, run: _Run) -> TurnOutcome:
         request = run.request
@@ -151,13 +172,39 @@ class AppServerRuntime:
         self, command: Sequence[str], cwd: str, sandbox_mode: str, timeout_s: float
     ) -> CommandResult:
         """Run one command in the sandbox; see `Sandbox`."""
-        client = await self._ready_client()
         params = codex.command_params(command, cwd, sandbox_mode, timeout_s)
-        result = await client.call("command/exec", params, timeout_s=timeout_s + CALL_TIMEOUT_S)
+        self._commands += 1
+        try:
+            client = await self._ready_client()
+            result = await client.call("command/exec", params, timeout_s=timeout_s + CALL_TIMEOUT_S)
+        finally:
+            self._commands -= 1
+            self._end_outdated()
         try:
             return CommandResult(result["exitCode"], result["stdout"], result["stderr"])
         except KeyError as problem:
             raise CodexFailed(f"Codex's answer to command/exec has no {problem}.") from None
+
+    def follow_account(self, on_event: Callable[[AccountEvent], None]) -> None:
+        """Tell `on_event` what Codex says of its account, and its death."""
+        self._on_account_event = on_event
+
+    async def call(
+        self,
+        method: str,
+        params: dict[str, Any],
+        *,
+        on_result: Callable[[dict[str, Any]], None] | None = None,
+        timeout_s: float = CALL_TIMEOUT_S,
+    ) -> dict[str, Any]:
+        """Call a method that belongs to no thread; see `AppServerClient.call`."""
+        client = await self._ready_client()
+        return await client.call(method, params, on_result=on_result, timeout_s=timeout_s)
+
+    def replace_child(self) -> None:
+        """End the child as soon as no turn runs on it, so that the next call starts a new one."""
+        self._is_outdated = self._client is not None
+        self._end_outdated()
 
     async def stop(self) -> None:
         """End the child; turns that still run fail."""
@@ -167,6 +214,8 @@ class AppServerRuntime:
             await asyncio.wait([self._starting])
         if self._client is not None:
             await self._client.stop()
+        if self._ending is not None:
+            await asyncio.wait([self._ending])
 
     def describe(self) -> dict[str, Any]:
         """Return the state of the child."""
@@ -183,6 +232,8 @@ class AppServerRuntime:
 
     async def _ready_client(self) -> AppServerClient:
         """Return the running child, started by the first of all who wait for it."""
+        if self._ending is not None:
+            await asyncio.wait([self._ending])
         if self._client is not None and self._client.is_alive:
             return self._client
         if self._stopping:
@@ -218,23 +269,40 @@ class AppServerRuntime:
         if not task.cancelled() and task.exception() is not None:
             self._quick_exits += 1
 
+    def _end_outdated(self) -> None:
+        is_resting = not self._runs and not self._commands
+        if self._is_outdated and is_resting and self._ending is None and self._client is not None:
+            self._ending = asyncio.create_task(self._client.stop(), name="end of an outdated codex")
+            self._ending.add_done_callback(self._on_ended)
+
+    def _on_ended(self, task: asyncio.Task[None]) -> None:
+        self._ending = None
+
     def _on_exit(self, failure: CodexFailed) -> None:
         lived_s = asyncio.get_running_loop().time() - self._started_at
         started = self._client is not None
         self._client = None
+        self._is_outdated = False
         self._loaded.clear()
         for closed in self._closing.values():
             closed.cancel()
         self._closing.clear()
         for run in list(self._threads.values()):
             run.fail(failure)
-        if not started or self._stopping:
-            return  # a failed start counts where it was awaited
+        if started:
+            self._on_account_event(CodexLost(failure.message))
+        if not started or self._stopping or self._ending is not None:
+            return  # a failed start counts where it was awaited, and an end that was wanted does not
         self._quick_exits = 0 if lived_s >= HEALTHY_AFTER_S else self._quick_exits + 1
         log.warning("%s", failure.message)
 
     def _on_notification(self, method: str, params: dict[str, Any]) -> None:
-        thread_id = params.get("threadId", "")
+        thread_id = params.get("threadId")
+        if thread_id is None:
+            event = codex.to_account_event(method, params)
+            if event is not None:
+                self._on_account_event(event)
+            return
         if method == "thread/closed" and thread_id in self._closing:
             self._closing.pop(thread_id).cancel()
         run = self._threads.get(thread_id)
@@ -280,10 +348,7 @@ class AppServerRuntime:
                 if not codex.is_missing_thread(problem.message):
                     raise
                 log.warning("thread %s was not resumed: %s", request.thread_id, problem.message)
-                run.emit({
-                    "type": "warning", "code": "thread_not_resumed",
-                    "message": f"The earlier conversation could not be resumed; a new one begins. {problem.message}",
-                })  # fmt: skip
+                run.emit(codex.not_resumed_event(problem.message))
         await client.call("thread/start", codex.thread_params(request), on_result=on_result)
         run.emit({"type": "thread.started", "thread_id": run.thread_id, "resumed": False})
 

@@ -158,7 +158,7 @@ class AppServerClient:
         elif on_result is not None:
             try:
                 on_result(message["result"])
-            except (KeyError, TypeError) as problem:
+            except (AttributeError, KeyError, TypeError) as problem:
                 failure = CodexFailed(f"Codex's answer cannot be read: {problem!r} is missing or wrong.")
         if future.done():
             return  # it was given up meanwhile

@@ -88,6 +88,10 @@ class RuntimeConfig:
             check_key(settings)
         return resolve_backend(settings)
 
+    def auth_state(self) -> tuple[str, bool]:
+        """Return the auth mode in force, and whether there is a provider's key."""
+        return self.backend.auth_mode, self.backend.settings.api_key is not None
+
     def to_json(self) -> dict[str, Any]:
         """Return `runtime_config`; the key is not in it."""
         return {**self.backend.to_json(), "workspace_root": self._roots.default}

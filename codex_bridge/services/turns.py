@@ -16,6 +16,7 @@ from ..limits import MAX_RECENT_EVENT_CHARACTERS
 from ..model import Message, Role, Session, SessionStatus, new_id, now_ms
 from ..runtime import Event, Failure, ModelRoute, Runtime, TurnOutcome, TurnRequest, TurnStatus
 from ..workspace.paths import is_unmoved
+from .device_auth import DeviceAuth
 from .executor import Job, TurnExecutor
 from .gateway import Gateway
 from .providers import Backend
@@ -60,6 +61,7 @@ class TurnService:
         runtime: Runtime,
         gateway: Gateway,
         sandbox: SandboxCheck,
+        device_auth: DeviceAuth,
         timeout_s: float,
     ) -> None:
         self._sessions = sessions
@@ -67,6 +69,7 @@ class TurnService:
         self._runtime = runtime
         self._gateway = gateway
         self._sandbox = sandbox
+        self._device_auth = device_auth
         self._timeout_s = timeout_s
         self._turns: dict[str, _Turn] = {}
 
@@ -225,6 +228,10 @@ class TurnService:
         """Return what must keep the turn from running."""
         if not is_unmoved(turn.request.workspace_root):
             return _MOVED
+        if turn.request.route is None:
+            obstacle = await self._device_auth.find_obstacle()
+            if obstacle is not None:
+                return obstacle
         return await self._sandbox.find_obstacle()
 
     def _on_timeout(self, turn: _Turn) -> None:
@@ -238,6 +245,8 @@ class TurnService:
                 f"The turn took longer than {self._timeout_s:g} s and was stopped.", "turn_timeout"
             )
             return TurnOutcome(TurnStatus.FAILED, failure)
+        if outcome.failure is not None and turn.request.route is None:
+            return TurnOutcome(outcome.status, self._device_auth.explain(outcome.failure))
         if outcome.failure is not None and outcome.failure.code not in _CODEX_ITSELF:
             told = self._gateway.last_failure(turn.live.session.id)
             if told is not None:

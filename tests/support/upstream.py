@@ -255,7 +255,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.upstream.looks.append(self.path)
-        self._fail(Failure(404, "nothing here"))
+        if self.headers.get("upgrade") is not None:  # Codex with its own sign-in tries a WebSocket first
+            self._fail(Failure(426, "no WebSocket here"))
+        else:
+            self._fail(Failure(404, "nothing here"))
 
     def do_POST(self) -> None:
         request = self._take()
@@ -355,9 +358,14 @@ class Upstream:
         self._thread.start()
 
     @property
+    def port(self) -> int:
+        """Where it listens."""
+        return self._server.server_port
+
+    @property
     def base_url(self) -> str:
         """What `CODEX_PROVIDER_API_BASE_URL` has to be."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}/v1"
+        return f"http://127.0.0.1:{self.port}/v1"
 
     def gate(self) -> Gate:
         """Make a gate; it opens by itself when the upstream stops."""

@@ -5,7 +5,18 @@ from typing import Any
 import pytest
 
 from codex_bridge.protocol import codex
-from codex_bridge.runtime import Failure, ModelRoute, TurnOutcome, TurnRequest, TurnStatus
+from codex_bridge.runtime import (
+    Account,
+    AccountChanged,
+    AccountEvent,
+    Failure,
+    LoginEnded,
+    LoginStarted,
+    ModelRoute,
+    TurnOutcome,
+    TurnRequest,
+    TurnStatus,
+)
 
 COMMAND = {"type": "commandExecution", "id": "c", "command": "ls", "exitCode": 0, "status": "completed"}
 TOTAL = {
@@ -177,6 +188,16 @@ def failed(message: str, code: str) -> TurnOutcome:
             }},
             failed("m (d)", "http_connection_failed"),
         ),
+        (
+            {"status": "failed", "error": {
+                "message": "m", "codexErrorInfo": {"httpConnectionFailed": {"httpStatusCode": 401}},
+            }},
+            failed("m", "unauthorized"),
+        ),
+        (
+            {"status": "failed", "error": {"message": "m", "codexErrorInfo": {"httpConnectionFailed": None}}},
+            failed("m", "http_connection_failed"),
+        ),
         ({"status": "failed", "error": {"message": "m", "codexErrorInfo": "other"}}, failed("m", "turn_failed")),
         ({"status": "failed", "error": {"message": "m", "codexErrorInfo": None}}, failed("m", "turn_failed")),
         ({"status": "failed", "error": {"message": "m", "codexErrorInfo": {}}}, failed("m", "turn_failed")),
@@ -220,6 +241,12 @@ def test_versions_are_compared_as_numbers(version: str, known: bool) -> None:
     assert codex.is_known_version(version) is known
 
 
+def test_a_conversation_that_is_lost_is_told_with_the_reason() -> None:
+    event = codex.not_resumed_event("no rollout found")
+    assert (event["type"], event["code"]) == ("warning", "thread_not_resumed")
+    assert "no rollout found" in event["message"]
+
+
 @pytest.mark.parametrize(
     ("method", "answer"),
     [
@@ -231,3 +258,82 @@ def test_versions_are_compared_as_numbers(version: str, known: bool) -> None:
 )
 def test_what_codex_asks_is_declined(method: str, answer: dict[str, str] | None) -> None:
     assert codex.decline_result(method) == answer
+
+
+ANN = {"type": "chatgpt", "email": "ann@example.com", "planType": "plus"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "account"),
+    [
+        ({"account": None, "requiresOpenaiAuth": True}, Account(None)),
+        ({"account": None, "requiresOpenaiAuth": False}, Account(None, is_needed=False)),
+        ({"account": ANN, "requiresOpenaiAuth": True}, Account("chatgpt", "ann@example.com", "plus")),
+        ({"account": {"type": "apiKey"}, "requiresOpenaiAuth": True}, Account("apikey")),
+        ({"account": {"type": "somethingNew"}, "requiresOpenaiAuth": True}, Account("somethingnew")),
+    ],
+)
+def test_the_account_is_read(answer: dict[str, Any], account: Account) -> None:
+    assert codex.parse_account({**answer, "workspaceRouting": None}) == account
+
+
+@pytest.mark.parametrize(
+    ("method", "kind", "is_ready"),
+    [("chatgpt", "chatgpt", True), ("apikey", "apikey", True), (None, None, False)],
+)
+def test_the_stored_sign_in_is_read(method: str | None, kind: str | None, is_ready: bool) -> None:
+    answer = {"authMethod": method, "authToken": None, "requiresOpenaiAuth": True}
+    account = codex.parse_stored_sign_in(answer, "no way to the service")
+    assert account == Account(kind, doubt="no way to the service")
+    assert account.is_ready is is_ready
+
+
+def test_no_token_is_ever_asked_for() -> None:
+    assert codex.STORED_SIGN_IN_PARAMS["includeToken"] is False
+
+
+def test_a_device_login_is_read() -> None:
+    answer = {
+        "type": "chatgptDeviceCode",
+        "loginId": "L",
+        "verificationUrl": "http://i/device",
+        "userCode": "C",
+    }
+    assert codex.parse_device_login(answer) == LoginStarted("L", "http://i/device", "C")
+
+
+@pytest.mark.parametrize("broken", [{}, {"account": "me", "requiresOpenaiAuth": True}, {"account": None}, []])
+def test_an_answer_that_is_none_is_refused(broken: Any) -> None:
+    with pytest.raises((AttributeError, KeyError, TypeError)):
+        codex.parse_account(broken)
+
+
+@pytest.mark.parametrize(
+    ("method", "params", "event"),
+    [
+        ("account/updated", {"authMode": "chatgpt", "planType": "plus"}, AccountChanged()),
+        ("account/updated", {}, AccountChanged()),
+        ("account/login/completed", {"loginId": "L", "success": True, "error": None}, LoginEnded("L", None)),
+        ("account/login/completed", {"loginId": "L", "success": False, "error": "no"}, LoginEnded("L", "no")),
+        (
+            "account/login/completed", {"loginId": "L", "success": False},
+            LoginEnded("L", "Codex does not say why."),
+        ),
+        ("account/rateLimits/updated", {"rateLimits": {}}, None),
+        ("mcpServer/oauthLogin/completed", {"name": "x", "success": True}, None),
+    ],
+)  # fmt: skip
+def test_what_is_told_of_the_account(method: str, params: dict[str, Any], event: AccountEvent | None) -> None:
+    assert codex.to_account_event(method, params) == event
+
+
+@pytest.mark.parametrize(
+    ("environ", "path"),
+    [
+        ({"CODEX_HOME": "/c", "HOME": "/h"}, "/c/auth.json"),
+        ({"HOME": "/h"}, "/h/.codex/auth.json"),
+        ({"CODEX_HOME": "", "HOME": "/h"}, "/h/.codex/auth.json"),
+    ],
+)
+def test_where_codex_keeps_its_sign_in(environ: dict[str, str], path: str) -> None:
+    assert codex.auth_file(environ) == path
