@@ -56,7 +56,7 @@ def test_a_turn_is_a_process(bridge: BridgeFactory, fake_codex: FakeFactory) -> 
     one.send(session_id, "say hello again")
     stream.until("session.completed")
     assert [m["text"] for m in one.session(session_id)["messages"][1::2]] == ["hello there", "hello again"]
-    first, second = fake.starts()
+    first, second = fake.execs()
     assert first["arguments"][0] == "exec"
     assert second["arguments"][:2] == ["exec", "resume"]
     assert second["arguments"][-2:] == [thread_id, "-"]
@@ -68,7 +68,7 @@ def test_a_turn_is_a_process(bridge: BridgeFactory, fake_codex: FakeFactory) -> 
 def test_the_gateways_token_is_in_no_argument(bridge: BridgeFactory, fake_codex: FakeFactory) -> None:
     fake = fake_codex()
     play(bridge(CODEX_BIN=fake, CODEX_RUNTIME_KIND="exec"), "say hello")
-    (start,) = fake.starts()
+    (start,) = fake.execs()
     (name,) = re.findall(r'"env_key"="(\w+)"', " ".join(start["arguments"]))
     token = start["environment"][name]
     assert len(token) > 30
@@ -102,7 +102,7 @@ def test_a_death_in_mid_turn(bridge: BridgeFactory, fake_codex: FakeFactory) -> 
     assert [(item["type"], item["status"]) for item in ended] == [("commandExecution", "failed")]
     one.send(session_id, "say back again")
     stream.until("session.completed")
-    assert fake.starts()[1]["arguments"][1] == "resume"
+    assert fake.execs()[1]["arguments"][1] == "resume"
 
 
 @pytest.mark.parametrize(
@@ -243,7 +243,7 @@ def test_a_death_is_its_own_turns_alone(bridge: BridgeFactory, fake_codex: FakeF
     one.send(session_id, "deaf")
     stream.until("turn.started")
     assert process_info(one) == {"state": "running", "processes": 2}
-    processes.kill(next(start["pid"] for start in fake.starts() if start["prompt"] == "deaf"))
+    processes.kill(next(start["pid"] for start in fake.execs() if start["prompt"] == "deaf"))
     stream.until("session.error")
     assert failure(stream)[0] == "codex_exited"
     assert one.session(bystander)["running"]
@@ -259,9 +259,9 @@ def test_the_end_of_the_bridge_ends_every_child(
     one = bridge(CODEX_BIN=fake, CODEX_RUNTIME_KIND="exec", CODEX_BRIDGE_SHUTDOWN_TIMEOUT_MS=500)
     for prompt in ("deaf", "mute", "stay"):
         one.send(one.create_session(), prompt)
-    wait_until(lambda: len(fake.starts()) == 3, "three processes")
+    wait_until(lambda: len(fake.execs()) == 3, "three processes")
     one.stop(number)
-    assert not [start for start in fake.starts() if processes.is_alive(start["pid"])]
+    assert not [start for start in fake.execs() if processes.is_alive(start["pid"])]
 
 
 @pytest.mark.codex

@@ -101,6 +101,10 @@ class FakeCodex:
         """Return each start of an app-server or exec: pid, arguments, environment; of an exec, its prompt too."""
         return _read_notes(self.directory / "starts.jsonl")
 
+    def execs(self) -> list[Json]:
+        """Return each start of an exec: the turns, and not the app-server that looks at the sandbox."""
+        return [start for start in self.starts() if start["arguments"][0] == "exec"]
+
     def logins(self) -> list[str]:
         """Return the ids of all device logins."""
         return [note["id"] for note in _read_notes(self.directory / "logins.jsonl")]
