@@ -241,6 +241,17 @@ async def test_signing_out_waits_for_a_start_that_is_under_way() -> None:
 
 
 @on_loop
+async def test_a_sign_out_is_known_from_the_moment_it_is_done() -> None:
+    codex = Codex(ANN)
+    auth = auth_with(codex)
+    await auth.look()
+    codex.held["read"] = asyncio.Event()
+    await auth.sign_out()
+    assert (auth.status(), auth.login) == (LoginStatus.LOGGED_OUT, None)
+    await auth.stop()
+
+
+@on_loop
 async def test_a_sign_out_that_fails() -> None:
     codex = Codex(ANN)
     auth = auth_with(codex)
@@ -310,6 +321,7 @@ def test_other_auth_modes_ask_nobody(mode: str) -> None:
         auth = auth_with(codex, mode, has_key=True)
         assert await auth.status_for_health() is LoginStatus.NOT_REQUIRED
         codex.tell(AccountChanged())
+        assert asyncio.all_tasks() == {asyncio.current_task()}
         assert codex.calls == []
 
     check()
@@ -359,6 +371,7 @@ async def test_a_refused_sign_in_says_what_to_do() -> None:
     told = auth.explain(Failure("the token was taken back", "unauthorized"))
     assert told.code == "sign_in_required"
     assert "the token was taken back" in told.message
+    assert auth.status() is LoginStatus.UNKNOWN
     await auth.look()
     assert auth.status() is LoginStatus.LOGGED_OUT
 
