@@ -197,7 +197,8 @@ async def test_a_login_that_expires_is_given_up_in_codex() -> None:
     codex = Codex()
     codex.asked["cancel id-1"] = asyncio.Event()
     auth = auth_with(codex, lifetime_s=0.05)
-    login = await auth.begin()
+    codex.tell(LoginStarted("id-1", "http://issuer.example/device", "CODE-1"))
+    login = auth.login
     assert login is not None
     await codex.asked["cancel id-1"].wait()
     assert login.status is EXPIRED
@@ -380,7 +381,7 @@ async def test_a_refused_sign_in_says_what_to_do() -> None:
 async def test_nothing_goes_on_after_the_stop() -> None:
     codex = Codex()
     auth = auth_with(codex, lifetime_s=0.02)
-    await auth.begin()
+    codex.tell(LoginStarted("id-1", "http://issuer.example/device", "CODE-1"))
     codex.held["read"] = asyncio.Event()
     codex.tell(AccountChanged())
     await auth.stop()
