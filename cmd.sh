@@ -55,7 +55,7 @@ make_user_environment() { make_environment .venv -e '.[fast,codex]'; }
 make_full_environment() { make_environment .venv -e '.[fast,codex,dev]'; }
 
 # The same without the fast extra, and without a second Codex of 385 MB.
-make_plain_environment() { make_environment .venv-plain -e . pytest pytest-xdist; }
+make_plain_environment() { make_environment .venv-plain -e . pytest pytest-xdist 'trustme>=1.2'; }
 
 packaged_codex() {
   .venv/bin/python -c 'from codex_cli_bin import bundled_codex_path as path; print(path())'

@@ -27,6 +27,7 @@ from .api.stream import StreamRoutes
 from .config import Config
 from .errors import ConfigError, StartFailed
 from .limits import CLOSE_GRACE_S, DOCTOR_WAIT_S, SHORT_TOKEN_CHARACTERS
+from .runtime import Runtime
 from .runtimes.accounts import AppServerAccounts
 from .runtimes.app_server import AppServerRuntime
 from .services.device_auth import DeviceAuth
@@ -54,21 +55,25 @@ class Bridge:
         roots = WorkspaceRoots(config.workspace_root, config.workspace_roots)
         runtime_config = RuntimeConfig(_provider_settings(config), roots)
         self._doubts = _doubts(config, runtime_config.backend.auth_mode)
-        self._environ = settings.child_environment(config, with_proxies=runtime_config.backend.route is None)
+        self._environ = settings.child_environment(config)
         self._scratch: str | None = None
         self._is_listening = False
-        self._client = HttpClient(
-            config.upstream_connect_timeout_ms / 1000, config.upstream_idle_timeout_ms / 1000
-        )
+        self._client = _make_client(config)
         self._gateway = Gateway(self._client)
         self._gateway_server = HttpServer(self._gateway.handle, replies.failure)
-        self._runtime = AppServerRuntime(config.codex_bin, self._environ)
-        self._sandbox = SandboxCheck(self._runtime, config.sandbox_mode)
+        # It runs the turns, or at least what exec cannot: sandboxed commands, and Codex's account.
+        self._app_server = AppServerRuntime(config.codex_bin, self._environ)
+        self._runtime: Runtime = self._app_server
+        if config.runtime_kind == "exec":
+            from .runtimes.exec import ExecRuntime  # late: few starts need it
+
+            self._runtime = ExecRuntime(config.codex_bin, self._environ)
+        self._sandbox = SandboxCheck(self._app_server, config.sandbox_mode)
         self._preflight = Preflight(
             config.codex_bin, self._environ, self._sandbox, self._client, lambda: runtime_config.backend
         )
         self._device_auth = DeviceAuth(
-            AppServerAccounts(self._runtime, self._environ),
+            AppServerAccounts(self._app_server, self._environ),
             runtime_config.auth_state,
             config.device_login_timeout_ms / 1000,
         )
@@ -83,6 +88,14 @@ class Bridge:
             self._device_auth,
             config.turn_timeout_ms / 1000,
         )
+        router = self._make_router(sessions, roots, runtime_config)
+        self._server = HttpServer(router.handle, replies.failure)
+
+    def _make_router(
+        self, sessions: SessionService, roots: WorkspaceRoots, runtime_config: RuntimeConfig
+    ) -> Router:
+        """Return all routes, guarded."""
+        config = self._config
         access = Access(config.host, config.allowed_hosts, config.allowed_origins, config.token)
         status = StatusRoutes(
             access,
@@ -93,17 +106,31 @@ class Bridge:
             self._device_auth,
             _shown(config),
         )
-        routes = _routes(
-            status,
-            RuntimeConfigRoutes(runtime_config),
-            AuthRoutes(self._device_auth),
-            SessionRoutes(sessions, self._turns, roots, runtime_config),
-            MessageRoutes(sessions, self._turns, self._executor, runtime_config, config.sandbox_mode),
-            StreamRoutes(sessions),
-            ProxyRoutes(self._client, runtime_config),
-        )
-        self._router = Router(routes, access)
-        self._server = HttpServer(self._router.handle, replies.failure)
+        configuration = RuntimeConfigRoutes(runtime_config)
+        auth = AuthRoutes(self._device_auth)
+        chats = SessionRoutes(sessions, self._turns, roots, runtime_config)
+        messages = MessageRoutes(sessions, self._turns, self._executor, runtime_config, config.sandbox_mode)
+        streams = StreamRoutes(sessions)
+        proxy = ProxyRoutes(self._client, runtime_config)
+        routes = [
+            Route("GET", "/health", status.health, is_open=True),
+            Route("GET", "/runtime/info", status.info),
+            Route("GET", "/runtime/config", configuration.read),
+            Route("POST", "/runtime/config", configuration.update),
+            Route("GET", "/auth/device", auth.device),
+            Route("GET", "/auth/status", auth.status),
+            Route("POST", "/auth/logout", auth.logout),
+            Route("POST", "/chat/sessions", chats.create),
+            Route("GET", "/chat/sessions", chats.list),
+            Route("DELETE", "/chat/sessions", chats.clear),
+            Route("GET", "/chat/sessions/:id", chats.read),
+            Route("DELETE", "/chat/sessions/:id", chats.delete),
+            Route("GET", "/chat/sessions/:id/stream", streams.stream),
+            Route("POST", "/chat/sessions/:id/messages", messages.send),
+            Route("POST", "/chat/sessions/:id/interrupt", messages.interrupt),
+            Route("*", "/v1/*", proxy.forward, takes_any_body=True),
+        ]
+        return Router(routes, access)
 
     async def start(self) -> str:
         """Listen; return the base URL, or where the socket is. Raise `StartFailed` when the address is taken."""
@@ -160,7 +187,7 @@ class Bridge:
             self._preflight.stop(),
             self._sandbox.stop(),
             self._device_auth.stop(),
-            self._runtime.stop(),
+            *(runtime.stop() for runtime in {self._runtime, self._app_server}),
             self._server.stop(CLOSE_GRACE_S),
             self._gateway_server.stop(CLOSE_GRACE_S),
         )
@@ -174,33 +201,17 @@ class Bridge:
             log.info("stopped")
 
 
-def _routes(
-    status: StatusRoutes,
-    configuration: RuntimeConfigRoutes,
-    auth: AuthRoutes,
-    chats: SessionRoutes,
-    messages: MessageRoutes,
-    streams: StreamRoutes,
-    proxy: ProxyRoutes,
-) -> list[Route]:
-    return [
-        Route("GET", "/health", status.health, is_open=True),
-        Route("GET", "/runtime/info", status.info),
-        Route("GET", "/runtime/config", configuration.read),
-        Route("POST", "/runtime/config", configuration.update),
-        Route("GET", "/auth/device", auth.device),
-        Route("GET", "/auth/status", auth.status),
-        Route("POST", "/auth/logout", auth.logout),
-        Route("POST", "/chat/sessions", chats.create),
-        Route("GET", "/chat/sessions", chats.list),
-        Route("DELETE", "/chat/sessions", chats.clear),
-        Route("GET", "/chat/sessions/:id", chats.read),
-        Route("DELETE", "/chat/sessions/:id", chats.delete),
-        Route("GET", "/chat/sessions/:id/stream", streams.stream),
-        Route("POST", "/chat/sessions/:id/messages", messages.send),
-        Route("POST", "/chat/sessions/:id/interrupt", messages.interrupt),
-        Route("*", "/v1/*", proxy.forward, takes_any_body=True),
-    ]
+def _make_client(config: Config) -> HttpClient:
+    """Return the client for upstreams, with its time-outs and proxies."""
+    proxies = settings.proxy_rules(config)
+    for secret in proxies.secrets if proxies else ():
+        log.hide(secret)
+    return HttpClient(
+        config.upstream_connect_timeout_ms / 1000,
+        config.upstream_first_byte_timeout_ms / 1000,
+        config.upstream_idle_timeout_ms / 1000,
+        proxies,
+    )
 
 
 def check_bind(config: Config) -> None:

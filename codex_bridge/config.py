@@ -11,13 +11,16 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigError
 from .log import LEVELS, printable
 
+if TYPE_CHECKING:
+    from .proxies import Proxy, ProxyRules
+
 SANDBOX_MODES = ("workspace-write", "read-only", "danger-full-access")
-RUNTIME_KINDS = ("app_server_adapter",)
+RUNTIME_KINDS = ("app_server_adapter", "exec")
 PROVIDER_NAMES = ("openai", "osirus", "osirus_agent", "ollama", "vllm", "openai_compatible")
 AUTH_MODES = ("chatgpt", "api_key", "none")
 # model_tools and bridge_tools join them when they exist.
@@ -32,8 +35,10 @@ _PASSED_ON = frozenset({
 _SECRET_VARIABLES = frozenset({"CODEX_BRIDGE_TOKEN", "CODEX_PROVIDER_API_KEY", "OPENAI_API_KEY"})
 # How directories of the Node.js world call the machines.
 _NODE_MACHINES = {"x86_64": "x64", "aarch64": "arm64"}
-# Needed where Codex itself calls out (chatgpt sign-in); they may hold a password, so only there.
-_PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+# Codex itself calls out through these. They may hold a password: `protocol.codex` keeps them from its commands.
+_PROXY_VARIABLES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY")
+# Where Codex finds the bridge's gateway.
+_NEVER_PROXIED = "127.0.0.1,localhost"
 # Where systemd's LoadCredential= puts the token.
 _TOKEN_CREDENTIAL = "codex_bridge_token"
 
@@ -63,7 +68,11 @@ class Config:
     default_model: str | None
     execution_class: str
     upstream_connect_timeout_ms: int
+    upstream_first_byte_timeout_ms: int
     upstream_idle_timeout_ms: int
+    https_proxy: Proxy | None
+    http_proxy: Proxy | None
+    no_proxy: tuple[str, ...]
     device_login_timeout_ms: int
     shutdown_timeout_ms: int
     codex_environment: tuple[str, ...]
@@ -76,7 +85,10 @@ Parse = Callable[[str], Any]
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One row of the table. The first of `variables` that is set counts; `parse` raises ValueError."""
+    """One row of the table. The first of `variables` that is set counts; `parse` raises ValueError.
+
+    `show` returns what an error may show of the value: of a secret nothing, unless it says otherwise.
+    """
 
     field: str
     variables: tuple[str, ...]
@@ -86,6 +98,7 @@ class Setting:
     parse: Parse = str
     flag: str | None = None
     is_secret: bool = False
+    show: Callable[[str], str] | None = None
 
 
 def _whole_number(least: int, most: int) -> Parse:
@@ -137,6 +150,22 @@ def _word(text: str) -> str:
     return text
 
 
+def _proxy(text: str) -> Proxy:
+    from .proxies import parse_proxy  # late, as in all that is for a proxy: few starts need it
+
+    return parse_proxy(text)
+
+
+def _shown_proxy(text: str) -> str:
+    from .proxies import without_password
+
+    return without_password(text)
+
+
+def _no_proxy(text: str) -> tuple[str, ...]:
+    return tuple(text.lower().replace(",", " ").split())
+
+
 def _directory(text: str) -> str:
     path = os.path.realpath(os.path.expanduser(text))
     if not os.path.isdir(path) or not path.isprintable():
@@ -163,6 +192,7 @@ def _executable(text: str) -> str:
 
 _DAY_MS = 24 * 3600 * 1000
 _MILLISECONDS = "a number of milliseconds from 1 to 86400000"
+_PROXY_URL = "http://[user:password@]host[:port]"
 
 SETTINGS: tuple[Setting, ...] = (
     Setting("host", ("CODEX_BRIDGE_HOST",), "127.0.0.1", "a host name or address",
@@ -179,7 +209,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("allowed_hosts", ("CODEX_BRIDGE_ALLOWED_HOSTS",), "", "host names, by comma",
             "Further names by which clients may call the bridge, such as that of a proxy in front.", _name_set),
     Setting("runtime_kind", ("CODEX_RUNTIME_KIND",), "app_server_adapter", " or ".join(RUNTIME_KINDS),
-            "How Codex is driven.", _choice(RUNTIME_KINDS)),
+            "How Codex is driven: one app-server for all turns, or a codex exec for each.", _choice(RUNTIME_KINDS)),
     Setting("codex_bin", ("CODEX_BIN",), None, "the path of an executable file",
             "The Codex program. Default: tools/codex-runtime/<platform>/codex beside the bridge, the Python package "
             "openai-codex-cli-bin, or codex on PATH, whichever comes first.", _executable),
@@ -212,9 +242,19 @@ SETTINGS: tuple[Setting, ...] = (
             "How workspace actions become real. auto takes the best there is: native_tools, Codex with its own tools.",
             _choice(EXECUTION_CLASSES)),
     Setting("upstream_connect_timeout_ms", ("CODEX_UPSTREAM_CONNECT_TIMEOUT_MS",), "10000", _MILLISECONDS,
-            "Time for a connection to the provider.", _whole_number(1, _DAY_MS)),
+            "Time for a connection to the provider, with TLS and a proxy's tunnel.", _whole_number(1, _DAY_MS)),
+    Setting("upstream_first_byte_timeout_ms", ("CODEX_UPSTREAM_FIRST_BYTE_TIMEOUT_MS",), "300000", _MILLISECONDS,
+            "Time from a request sent to the first byte of the provider's answer.", _whole_number(1, _DAY_MS)),
     Setting("upstream_idle_timeout_ms", ("CODEX_UPSTREAM_IDLE_TIMEOUT_MS",), "300000", _MILLISECONDS,
-            "Silence of the provider after which a request fails.", _whole_number(1, _DAY_MS)),
+            "Silence of the provider in the middle of an answer after which a request fails.", _whole_number(1, _DAY_MS)),
+    Setting("https_proxy", ("https_proxy", "HTTPS_PROXY"), None, _PROXY_URL,
+            "Proxy for https providers, by a CONNECT tunnel. The user and the password are percent-encoded; the default port is 80.",
+            _proxy, is_secret=True, show=_shown_proxy),
+    Setting("http_proxy", ("http_proxy", "HTTP_PROXY"), None, _PROXY_URL,
+            "Proxy for http providers.", _proxy, is_secret=True, show=_shown_proxy),
+    Setting("no_proxy", ("no_proxy", "NO_PROXY"), "", "host names, addresses and networks, by comma",
+            "Providers that are reached without a proxy: `example.com` is also all below it, `10.0.0.0/8` a network, `*` all; "
+            "each may end in a `:port`. Loopback is never proxied.", _no_proxy),
     Setting("device_login_timeout_ms", ("CODEX_DEVICE_LOGIN_TIMEOUT_MS",), "900000", _MILLISECONDS,
             "Time to enter the code of a sign-in with ChatGPT. Codex itself waits 15 minutes at most.",
             _whole_number(1, _DAY_MS)),
@@ -258,8 +298,8 @@ def _read(setting: Setting, environ: Mapping[str, str], flag_value: str | None) 
     try:
         return setting.parse(text)
     except ValueError:
-        shown = "[hidden]" if setting.is_secret else printable(text)
-        raise ConfigError(f"{name}={shown}: expected {setting.expected}.") from None
+        show = setting.show or (lambda text: "[hidden]" if setting.is_secret else text)
+        raise ConfigError(f"{name}={printable(show(text))}: expected {setting.expected}.") from None
 
 
 def _read_token(environ: Mapping[str, str], token: str | None) -> str | None:
@@ -312,15 +352,25 @@ def _packaged_codex() -> str | None:
     return None
 
 
-def child_environment(config: Config, *, with_proxies: bool) -> dict[str, str]:
+def proxy_rules(config: Config) -> ProxyRules | None:
+    """Return which upstream is reached through which proxy, None where no proxy is set."""
+    if config.https_proxy is None and config.http_proxy is None:
+        return None
+    from .proxies import ProxyRules
+
+    return ProxyRules(config.https_proxy, config.http_proxy, config.no_proxy)
+
+
+def child_environment(config: Config) -> dict[str, str]:
     """Return the environment for Codex: an allow-list."""
     names = _PASSED_ON | set(config.codex_environment)
     passed = {name: value for name, value in os.environ.items() if name in names or name.startswith("LC_")}
-    if with_proxies:
-        for name in _PROXY_VARIABLES:
-            for spelling in (name, name.lower()):
-                if spelling in os.environ:
-                    passed[spelling] = os.environ[spelling]
+    proxies = {name: os.environ.get(name.lower()) or os.environ.get(name, "") for name in _PROXY_VARIABLES}
+    if any(proxies.values()):
+        proxies["NO_PROXY"] = ",".join(filter(None, (proxies["NO_PROXY"], _NEVER_PROXIED)))
+        for name, value in proxies.items():
+            # Both spellings: whichever Codex prefers, it does as the bridge does.
+            passed |= {name: value, name.lower(): value} if value else {}
     return passed
 
 
@@ -333,8 +383,12 @@ too, and it wins. A value that cannot be used stops the start with one line that
 {table}
 
 `CODEX_HOME` is Codex's own: where it keeps its sign-in and its threads. It is passed on to it, as are `PATH`, `HOME`, `USER`, `LOGNAME`, `SHELL`,
-`LANG`, `LC_*`, `TZ`, `TERM`, `SSL_CERT_FILE`, `SSL_CERT_DIR`, `XDG_RUNTIME_DIR` and `CODEX_APP_SERVER_LOGIN_ISSUER` (where Codex signs in, for tests), and with
-Codex's own sign-in the proxy variables.
+`LANG`, `LC_*`, `TZ`, `TERM`, `SSL_CERT_FILE`, `SSL_CERT_DIR`, `XDG_RUNTIME_DIR` and
+`CODEX_APP_SERVER_LOGIN_ISSUER` (where Codex signs in, for tests). The proxy variables (`HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`, `NO_PROXY`, in
+upper or lower case) are passed on to Codex itself, with loopback in `NO_PROXY`; the commands that it runs find them empty. `ALL_PROXY` is Codex's alone: the
+bridge does not go by it.
+
+TLS is verified with the system's certificates; `SSL_CERT_FILE` and `SSL_CERT_DIR` name others.
 
 This page is written by `python3 -m codex_bridge.config`.
 """

@@ -151,6 +151,8 @@ CODEX_IDLE_TIMEOUT_MS = 24 * 3600 * 1000
 MAX_IDLE_UPSTREAM_CONNECTIONS = 16
 # Upstreams close resting connections after 60 s or more; a younger one is safe to use again.
 UPSTREAM_IDLE_REUSE_S = 20.0
+# A longer request is handed over in pieces, so that a slow upload shows that it moves.
+UPLOAD_PIECE_BYTES = MIB
 # The part of an upstream's error answer that is read for its message.
 MAX_ERROR_BODY_BYTES = 64 * KIB
 # An upstream's message in an error is for a person: longer ones are pages of HTML.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
@@ -152,7 +152,9 @@ class Sandbox(Protocol):
 
 
 class Runtime(Protocol):
-    """Executes turns."""
+    """Executes turns. `capabilities` says what it can and what it cannot, as docs/api.md lists it."""
+
+    capabilities: Mapping[str, bool]
 
     async def run_turn(self, request: TurnRequest, emit: Emit) -> TurnOutcome:
         """Run one turn to its end. Reports failures as an outcome; raises only when cancelled."""

@@ -1,48 +1,35 @@
 """An HTTP/1.1 client for upstreams: a pool of kept-alive connections, bodies streamed both ways.
 
-Time-outs are for connecting and for silence, never for a whole answer: a model may think and stream for an
-hour. Each connection has one timer that is moved forward lazily, not one for each read.
+Time-outs are for connecting, for the beginning of an answer and for silence in it, never for a whole answer: a
+model may think and stream for an hour. Each connection has one timer that is moved forward lazily, not one for each
+read. What is waited for from others, the rest of a body or a reader, does not count.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import ssl
 from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ..errors import BridgeError, UpstreamFailed
 from ..limits import (
     MAX_ERROR_BODY_BYTES,
     MAX_IDLE_UPSTREAM_CONNECTIONS,
     READ_BYTES,
+    UPLOAD_PIECE_BYTES,
     UPSTREAM_IDLE_REUSE_S,
 )
 from ..protocol.http_messages import Headers, ResponseHead
 from ..protocol.http_reader import BodyReader, HeadReader, parse_response_head
 from ..protocol.http_writer import LAST_CHUNK, encode_chunk, encode_request_head
+from .http_connect import Connector, Route, proxy_headers, proxy_refusal
+from .http_connect import Origin as Origin
 
-_DEFAULT_PORTS = {"http": 80, "https": 443}
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Where a connection leads to."""
-
-    scheme: str
-    host: str
-    port: int
-
-    @property
-    def authority(self) -> str:
-        """The value of a Host header."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == _DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
-
-    def __str__(self) -> str:
-        return f"{self.scheme}://{self.authority}"
+if TYPE_CHECKING:
+    from ..proxies import ProxyRules  # not loaded by a start without a proxy
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +61,19 @@ class _Request:
 
 
 class HttpClient:
-    """Sends requests; owns the pool."""
+    """Sends requests; owns the pool. `proxies` None: every upstream is reached directly."""
 
-    def __init__(self, connect_timeout_s: float, idle_timeout_s: float) -> None:
-        self._connect_timeout_s = connect_timeout_s
-        self._idle_timeout_s = idle_timeout_s
-        self._idle: dict[Origin, deque[_Connection]] = {}
-        self._tls: ssl.SSLContext | None = None
+    def __init__(
+        self,
+        connect_timeout_s: float,
+        first_byte_timeout_s: float,
+        idle_timeout_s: float,
+        proxies: ProxyRules | None = None,
+    ) -> None:
+        self._connector = Connector(connect_timeout_s)
+        self._patience = _Patience(first_byte_timeout_s, idle_timeout_s)
+        self._proxies = proxies
+        self._idle: dict[Route, deque[_Connection]] = {}
 
     async def request(
         self, origin: Origin, method: str, target: str, headers: Headers, body: Body
@@ -89,19 +82,22 @@ class HttpClient:
 
         Raises `UpstreamFailed` with the code upstream_unreachable, upstream_timeout or upstream_disconnected.
         """
+        route = self._choose_route(origin)
+        if route.proxy is not None and route.is_forwarded:
+            target, headers = f"{origin}{target}", (*headers, *proxy_headers(route.proxy))
         request = _Request(method, target, headers, body)
-        resting = await self._take_idle(origin)
+        resting = await self._take_idle(route)
         if resting is not None:
             try:
-                return ClientResponse(await resting.send(request), resting, self)
+                return await self._exchange(resting, request)
             except UpstreamFailed as problem:
                 # The upstream may close a resting connection in the very moment it is used again. A body that
                 # was streamed cannot be sent twice.
                 is_lost = problem.code != "upstream_disconnected" or resting.has_answered
                 if is_lost or not isinstance(body, bytes):
                     raise
-        connection = await self._connect(origin)
-        return ClientResponse(await connection.send(request), connection, self)
+        reader, writer = await self._connector.open(route)
+        return await self._exchange(_Connection(route, reader, writer, self._patience), request)
 
     def close(self) -> None:
         """Close the connections that rest."""
@@ -112,14 +108,18 @@ class HttpClient:
 
     def put_back(self, connection: _Connection) -> None:
         """Keep a connection whose answer was read whole for the next request."""
-        resting = self._idle.setdefault(connection.origin, deque())
+        resting = self._idle.setdefault(connection.route, deque())
         connection.rest()
         resting.append(connection)
         if len(resting) > MAX_IDLE_UPSTREAM_CONNECTIONS:
             resting.popleft().close()
 
-    async def _take_idle(self, origin: Origin) -> _Connection | None:
-        resting = self._idle.get(origin)
+    def _choose_route(self, origin: Origin) -> Route:
+        proxies = self._proxies
+        return Route(origin, proxies.choose(origin.scheme, origin.host, origin.port) if proxies else None)
+
+    async def _take_idle(self, route: Route) -> _Connection | None:
+        resting = self._idle.get(route)
         while resting:
             connection = resting.pop()
             if await connection.wake():
@@ -127,29 +127,32 @@ class HttpClient:
             connection.close()
         return None
 
-    async def _connect(self, origin: Origin) -> _Connection:
-        try:
-            async with asyncio.timeout(self._connect_timeout_s):
-                reader, writer = await asyncio.open_connection(
-                    origin.host, origin.port, ssl=self._tls_context(origin), limit=READ_BYTES
-                )
-        except TimeoutError:
-            raise UpstreamFailed(
-                f"The upstream {origin} did not accept a connection within {self._connect_timeout_s:g} s.",
-                code="upstream_timeout", status=504,
-            ) from None  # fmt: skip
-        except (OSError, UnicodeError) as problem:
-            reason = getattr(problem, "strerror", None) or str(problem)
-            raise UpstreamFailed(
-                f"The upstream {origin} cannot be reached: {reason}.", code="upstream_unreachable"
-            ) from None
-        return _Connection(origin, reader, writer, self._idle_timeout_s)
+    async def _exchange(self, connection: _Connection, request: _Request) -> ClientResponse:
+        head = await connection.send(request)
+        route = connection.route
+        if head.status == 407 and route.proxy is not None and route.is_forwarded:
+            connection.close()
+            raise proxy_refusal(route.origin, route.proxy, head)
+        return ClientResponse(head, connection, self)
 
-    def _tls_context(self, origin: Origin) -> ssl.SSLContext | None:
-        """Return the settings of a TLS connection: the system's certificates, read once."""
-        if origin.scheme == "https" and self._tls is None:
-            self._tls = ssl.create_default_context()
-        return self._tls if origin.scheme == "https" else None
+
+@dataclass(frozen=True, slots=True)
+class _Wait:
+    """What the upstream may keep the bridge waiting for, how long, and how it is told when it does not come."""
+
+    limit_s: float
+    complaint: str
+
+
+class _Patience:
+    """The waits of every connection."""
+
+    def __init__(self, first_byte_s: float, idle_s: float) -> None:
+        self.upload = _Wait(idle_s, f"took nothing for {idle_s:g} s")
+        self.beginning = _Wait(first_byte_s, f"did not begin to answer within {first_byte_s:g} s")
+        self.answer = _Wait(idle_s, f"sent nothing for {idle_s:g} s")
+        # A timer that sleeps no longer than this is in time for whichever wait comes next.
+        self.tick_s = min(first_byte_s, idle_s)
 
 
 class ClientResponse:
@@ -207,20 +210,21 @@ class _Connection:
 
     def __init__(
         self,
-        origin: Origin,
+        route: Route,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
-        idle_timeout_s: float,
+        patience: _Patience,
     ) -> None:
-        self.origin = origin
+        self.route = route
         self._reader = reader
         self._writer = writer
-        self._idle_timeout_s = idle_timeout_s
+        self._patience = patience
         self._loop = asyncio.get_running_loop()
         self._heads = HeadReader()
         self._last_activity = self._loop.time()
-        self._timed_out = False
-        self._is_waiting = False
+        # None while nothing is waited for: a slow client of the bridge is not the upstream's fault.
+        self._awaited: _Wait | None = None
+        self._overdue: _Wait | None = None
         # While it rests: done when the upstream closes, or says something that nobody asked for.
         self._watch: asyncio.Task[bytes] | None = None
         self.has_answered = False
@@ -232,10 +236,9 @@ class _Connection:
 
     async def send(self, request: _Request) -> ResponseHead:
         """Send a whole request and return the head of its answer; on any failure the connection is closed."""
-        self._last_activity = self._loop.time()
         self.has_answered = False
         if self._timer is None:
-            self._timer = self._loop.call_later(self._idle_timeout_s, self._check_idle)
+            self._timer = self._loop.call_later(self._patience.tick_s, self._check_overdue)
         try:
             await self._write(request)
             return await self._read_head(request.method)
@@ -245,7 +248,15 @@ class _Connection:
 
     async def _write(self, request: _Request) -> None:
         if isinstance(request.body, bytes):
-            await self._write_piece(request.encode_head() + request.body)
+            data = request.encode_head() + request.body
+            if len(data) <= UPLOAD_PIECE_BYTES:
+                await self._write_piece(data)
+                return
+            view = memoryview(data)
+            for start in range(0, len(view), UPLOAD_PIECE_BYTES):
+                await self._write_piece(view[start : start + UPLOAD_PIECE_BYTES])
+                if self._writer.transport.is_closing():
+                    return  # see below
             return
         await self._write_piece(request.encode_head())
         is_chunked = request.body.length is None
@@ -256,14 +267,14 @@ class _Connection:
         if is_chunked:
             await self._write_piece(LAST_CHUNK)
 
-    async def _write_piece(self, data: bytes) -> None:
+    async def _write_piece(self, data: bytes | memoryview) -> None:
         self._last_activity = self._loop.time()
-        self._is_waiting = True
+        self._awaited = self._patience.upload
         self._writer.write(data)
         # A peer may answer before it closes: what it said is read afterwards.
         with contextlib.suppress(ConnectionError):
             await self._writer.drain()
-        self._is_waiting = False
+        self._awaited = None
 
     async def _read_head(self, method: str) -> ResponseHead:
         while True:
@@ -276,7 +287,8 @@ class _Connection:
                     continue
             except BridgeError as problem:
                 raise self._not_http(problem) from None
-            if not await self.read():
+            # An interim answer is no answer: the time for its beginning starts anew behind it.
+            if not await self._receive(self._patience.answer if self.buffer else self._patience.beginning):
                 raise self.disconnected("before it answered")
 
     def take(self, body: BodyReader) -> bytes:
@@ -287,39 +299,43 @@ class _Connection:
             raise self._not_http(problem) from None
 
     def _not_http(self, problem: BridgeError) -> UpstreamFailed:
-        return UpstreamFailed(f"The upstream {self.origin} does not speak HTTP: {problem.message}")
+        return UpstreamFailed(f"The upstream {self.route} does not speak HTTP: {problem.message}")
 
     async def read(self) -> bool:
-        """Take more bytes into the buffer; return False at the end. Raises `UpstreamFailed`."""
-        # Silence counts only while it is waited for: a slow reader of the answer is not the upstream's fault.
+        """Take more of an answer into the buffer; return False at the end. Raises `UpstreamFailed`."""
+        return await self._receive(self._patience.answer)
+
+    async def _receive(self, wait: _Wait) -> bool:
         self._last_activity = self._loop.time()
-        self._is_waiting = True
+        self._awaited = wait
         try:
             data = await self._reader.read(READ_BYTES)
         except OSError:
             data = b""
         finally:
-            self._is_waiting = False
-        if self._timed_out:
+            self._awaited = None
+        if self._overdue is not None:
             raise UpstreamFailed(
-                f"The upstream {self.origin} sent nothing for {self._idle_timeout_s:g} s.",
-                code="upstream_timeout", status=504,
-            )  # fmt: skip
+                f"The upstream {self.route} {self._overdue.complaint}.", code="upstream_timeout", status=504
+            )
         self._heads.feed(data)
         self.has_answered = self.has_answered or bool(data)
         return bool(data)
 
     def disconnected(self, when: str) -> UpstreamFailed:
         return UpstreamFailed(
-            f"The upstream {self.origin} closed the connection {when}.", code="upstream_disconnected"
+            f"The upstream {self.route} closed the connection {when}.", code="upstream_disconnected"
         )
 
-    def _check_idle(self) -> None:
-        left = self._last_activity + self._idle_timeout_s - self._loop.time()
-        if left > 0 or not self._is_waiting:
-            self._timer = self._loop.call_later(max(left, self._idle_timeout_s / 10), self._check_idle)
+    def _check_overdue(self) -> None:
+        tick_s = self._patience.tick_s
+        wait = self._awaited
+        left = self._last_activity + wait.limit_s - self._loop.time() if wait is not None else tick_s
+        if left > 0:
+            delay = min(max(left, tick_s / 10), tick_s)
+            self._timer = self._loop.call_later(delay, self._check_overdue)
         else:
-            self._timed_out = True
+            self._overdue = wait
             self._writer.transport.abort()
 
     def rest(self) -> None:

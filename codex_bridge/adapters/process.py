@@ -12,13 +12,16 @@ import contextlib
 import os
 import re
 import signal
-from collections.abc import AsyncIterator, Mapping, Sequence
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import cast
 
 from ..limits import CHILD_READ_BYTES, CHILD_STOP_STEP_S, LAST_OUTPUT_S, STDERR_TAIL_BYTES
 
 # What colours a terminal's text; in a log or an error it is noise.
 _COLOR = re.compile(r"\x1b\[[0-9;]*m")
+# From <linux/prctl.h>.
+_PR_SET_PDEATHSIG = 1
 
 
 class ChildProcess:
@@ -32,9 +35,18 @@ class ChildProcess:
 
     @classmethod
     async def start(
-        cls, arguments: Sequence[str], environ: Mapping[str, str], cwd: str | None = None
+        cls,
+        arguments: Sequence[str],
+        environ: Mapping[str, str],
+        cwd: str | None = None,
+        *,
+        orphan_signal: signal.Signals | None = None,
     ) -> ChildProcess:
-        """Start `arguments` with exactly `environ`; raise OSError when it cannot be run."""
+        """Start `arguments` with exactly `environ`; raise OSError when it cannot be run.
+
+        `orphan_signal` is what it gets when this process dies without a word (on Linux): for a child that
+        does not notice by its stdin.
+        """
         loop = asyncio.get_running_loop()
         transport, protocol = await loop.subprocess_exec(
             lambda: _Protocol(CHILD_READ_BYTES, loop),
@@ -45,6 +57,7 @@ class ChildProcess:
             env=dict(environ),
             cwd=cwd,
             start_new_session=True,
+            preexec_fn=_ask_for(orphan_signal) if orphan_signal is not None else None,
         )
         return cls(asyncio.subprocess.Process(transport, protocol, loop), protocol.exited)
 
@@ -63,6 +76,12 @@ class ChildProcess:
         if not self._process.stdin.is_closing():
             self._process.stdin.write(data)
 
+    def end_input(self) -> None:
+        """Close stdin behind what was written."""
+        assert self._process.stdin is not None
+        if not self._process.stdin.is_closing():
+            self._process.stdin.write_eof()
+
     async def read_chunks(self) -> AsyncIterator[bytes]:
         """Yield the child's stdout as it comes, to its end."""
         assert self._process.stdout is not None
@@ -77,6 +96,11 @@ class ChildProcess:
             return "closed its output"
         return f"was ended by signal {-code}" if code < 0 else f"exited with status {code}"
 
+    async def last_words(self) -> str:
+        """Wait for the end of stderr, which comes soon after the child's; return `stderr_tail`."""
+        await asyncio.wait([self._stderr_task], timeout=CHILD_STOP_STEP_S)
+        return self.stderr_tail
+
     async def stop(self) -> None:
         """Close stdin (or the child loses its last writes), then TERM and KILL the whole group."""
         assert self._process.stdin is not None
@@ -87,6 +111,11 @@ class ChildProcess:
                 _signal_group(self.pid, number)
                 await self._wait()
         self._stderr_task.cancel()
+
+    def interrupt(self) -> None:
+        """Send the whole group what Ctrl-C sends."""
+        if not self._exited.is_set():
+            _signal_group(self.pid, signal.SIGINT)
 
     def kill(self) -> None:
         """KILL the whole group at once."""
@@ -128,6 +157,17 @@ class _Protocol(asyncio.subprocess.SubprocessStreamProtocol):
             # One in a session of its own is not in the group and may hold the pipes on.
             asyncio.get_running_loop().call_later(LAST_OUTPUT_S, self._subprocess.close)
         self.exited.set()
+
+
+def _ask_for(number: signal.Signals) -> Callable[[], object] | None:
+    """Return what a child does before it becomes its program: ask to be sent `number` when its parent dies."""
+    if sys.platform != "linux":
+        return None
+    # Imported and looked up here, in the parent: between fork and exec there is only the call itself.
+    import ctypes
+
+    prctl = ctypes.CDLL(None).prctl
+    return lambda: prctl(_PR_SET_PDEATHSIG, int(number))
 
 
 def _signal_group(group: int, number: signal.Signals) -> None:

@@ -66,9 +66,7 @@ class StatusRoutes:
             codex_command=self._preflight.command,
             codex_version=self._preflight.version,
             bridge_load=self._executor.load(),
-            capabilities={
-                "deltas": True, "interrupt": True, "resume": True, "images": True, "approvals": False,
-            },
+            capabilities=dict(self._runtime.capabilities),
             preflight=self._preflight.to_json(checks),
             codex_process=self._runtime.describe(),
-        )  # fmt: skip
+        )

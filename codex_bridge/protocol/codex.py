@@ -1,4 +1,4 @@
-"""Codex's wire names: the only place that knows them. Builds what is sent, reads what comes.
+"""The app-server's wire names: the only place that knows them. Builds what is sent, reads what comes.
 
 Measured with Codex 0.163 and 0.169; `codex app-server generate-json-schema --experimental` prints the protocol.
 """
@@ -28,15 +28,21 @@ from ..runtime import (
 PROVIDER_ID = "codex_bridge"
 MINIMUM_VERSION = (0, 163, 0)
 
-# Given to every app-server. A shell snapshot spawns a login shell for each thread: measured, it makes 40
+_PROXIES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY")
+_NOT_FOR_COMMANDS = (*_PROXIES, *(name.lower() for name in _PROXIES))
+
+# Given to every Codex. A shell snapshot spawns a login shell for each thread: measured, it makes 40
 # concurrent turns five times slower.
-_OVERRIDES = (
+OVERRIDES = (
     "features.shell_snapshot=false",
     "check_for_update_on_startup=false",
     # A thread that is closed gives its memory back at once (1.1 MB each); by default it stays loaded.
     "thread_unload_delay_secs=0",
     # Without this /tmp, which all users share, would be writable; $TMPDIR, the bridge's own, stays so.
     "sandbox_workspace_write.exclude_slash_tmp=true",
+    # Codex calls out through the proxy, whose URL may hold a password: commands find it empty. This joins what the
+    # user's configuration says of their environment; an `exclude` would replace it.
+    *(f'shell_environment_policy.set.{name}=""' for name in _NOT_FOR_COMMANDS),
 )
 
 NOT_FOUND = "No Codex was found: set CODEX_BIN, install the Python package openai-codex-cli-bin, or put codex on the PATH."
@@ -60,7 +66,7 @@ _CAMEL = re.compile(r"(?<!^)(?=[A-Z])")
 def app_server_arguments(codex: str) -> list[str]:
     """Return the command line of an app-server on stdio."""
     arguments = [codex, "app-server"]
-    for override in _OVERRIDES:
+    for override in OVERRIDES:
         arguments += ["-c", override]
     return arguments
 
@@ -95,29 +101,20 @@ def initialize_params(bridge_version: str) -> dict[str, Any]:
     return {"clientInfo": client, "capabilities": {"experimentalApi": True}}
 
 
-def thread_params(request: TurnRequest) -> dict[str, Any]:
-    """Return the params of `thread/start`, which `thread/resume` takes as well.
+def session_config(request: TurnRequest, credential: Mapping[str, str]) -> dict[str, Any]:
+    """Return the configuration of a session's thread; `credential` says how Codex knows the gateway's token.
 
     The workspace is set to untrusted for this thread: its own `.codex/config.toml` is then not loaded, and
     Codex does not write a mark of trust into the user's configuration, as it does otherwise.
     """
     config: dict[str, Any] = {"projects": {request.workspace_root: {"trust_level": "untrusted"}}}
-    params: dict[str, Any] = {
-        "cwd": request.workspace_root,
-        "sandbox": request.sandbox_mode,
-        "approvalPolicy": "never",
-        "config": config,
-    }
-    if request.model:
-        params["model"] = request.model
     if request.route:
-        params["modelProvider"] = PROVIDER_ID
         config["model_providers"] = {
             PROVIDER_ID: {
                 "name": "Codex Bridge",
                 "base_url": request.route.base_url,
                 "wire_api": "responses",
-                "experimental_bearer_token": request.route.token,
+                **credential,
                 # Retries of both kinds multiply; one kind is enough, and it is told as an event.
                 "request_max_retries": 0,
                 "stream_max_retries": STREAM_RETRIES,
@@ -125,6 +122,22 @@ def thread_params(request: TurnRequest) -> dict[str, Any]:
                 "stream_idle_timeout_ms": CODEX_IDLE_TIMEOUT_MS,
             }
         }
+    return config
+
+
+def thread_params(request: TurnRequest) -> dict[str, Any]:
+    """Return the params of `thread/start`, which `thread/resume` takes as well."""
+    credential = {"experimental_bearer_token": request.route.token} if request.route else {}
+    params: dict[str, Any] = {
+        "cwd": request.workspace_root,
+        "sandbox": request.sandbox_mode,
+        "approvalPolicy": "never",
+        "config": session_config(request, credential),
+    }
+    if request.model:
+        params["model"] = request.model
+    if request.route:
+        params["modelProvider"] = PROVIDER_ID
     return params
 
 
@@ -257,6 +270,14 @@ def _error_code(info: Any) -> str:
 def is_missing_thread(message: str) -> bool:
     """Say whether `thread/resume` was refused because Codex has no file of the thread."""
     return "no rollout found" in message or "not found" in message
+
+
+def not_resumed_event(reason: str) -> Event:
+    """Tell a host that the conversation so far is lost to the model."""
+    return {
+        "type": "warning", "code": "thread_not_resumed",
+        "message": f"The earlier conversation could not be resumed; a new one begins. {reason}",
+    }  # fmt: skip
 
 
 def decline_result(method: str) -> Any | None:

@@ -41,6 +41,11 @@ from .app_server_client import AppServerClient
 class AppServerRuntime:
     """Implements the ports `Runtime` and `Sandbox`. `command` is None when no Codex was found."""
 
+    capabilities: Mapping[str, bool] = {
+        "deltas": True, "diffs": True, "interrupt": True, "resume": True, "images": True,
+        "background_commands": True, "approvals": False,
+    }  # fmt: skip
+
     def __init__(self, command: str | None, environ: Mapping[str, str]) -> None:
         self._command = command
         self._environ = environ
@@ -343,10 +348,7 @@ class AppServerRuntime:
                 if not codex.is_missing_thread(problem.message):
                     raise
                 log.warning("thread %s was not resumed: %s", request.thread_id, problem.message)
-                run.emit({
-                    "type": "warning", "code": "thread_not_resumed",
-                    "message": f"The earlier conversation could not be resumed; a new one begins. {problem.message}",
-                })  # fmt: skip
+                run.emit(codex.not_resumed_event(problem.message))
         await client.call("thread/start", codex.thread_params(request), on_result=on_result)
         run.emit({"type": "thread.started", "thread_id": run.thread_id, "resumed": False})
 

@@ -94,6 +94,9 @@ class Gateway:
             return await self._forward(request, lease, rest)
         except UpstreamFailed as problem:
             lease.failure = _failure(problem)
+            if problem.code == "upstream_timeout" and rest.endswith("responses"):
+                # Silence would be followed by as much silence again: Codex is told to give up.
+                return _final_response(problem)
             return _error_response(problem)
 
     async def _forward(self, request: Request, lease: _Lease, rest: str) -> Response | StreamResponse:
@@ -107,7 +110,7 @@ class Gateway:
 
         def on_failure(problem: UpstreamFailed) -> bytes | None:
             lease.failure = _failure(problem)
-            # Silence would be followed by as much silence again: Codex is told to give up.
+            # As above: no second silence.
             return b"\n\n" + _failed_event(problem.message) if problem.code == "upstream_timeout" else None
 
         reader = UsageReader()
@@ -132,7 +135,7 @@ async def _refusal(request: Request, answer: ClientResponse, lease: _Lease) -> R
             status, log.redact(body.decode(errors="replace")).encode(), forward.passed_on(answer.head.headers)
         )
     if request.path.endswith("/responses"):
-        return Response(200, _failed_event(problem.message), (("Content-Type", "text/event-stream"),))
+        return _final_response(problem)
     return _error_response(problem)
 
 
@@ -179,6 +182,11 @@ def _error_response(problem: UpstreamFailed) -> Response:
     return Response(
         problem.status, json_codec.encode({"error": error}), (("Content-Type", "application/json"),)
     )
+
+
+def _final_response(problem: UpstreamFailed) -> Response:
+    """Return an error that Codex does not try to mend by asking again."""
+    return Response(200, _failed_event(problem.message), (("Content-Type", "text/event-stream"),))
 
 
 def _failed_event(message: str) -> bytes:

@@ -20,6 +20,13 @@ def create_scratch(parent: str) -> str:
     return path
 
 
+def link_into(scratch: str, path: str) -> str:
+    """Make a link to a file in a scratch directory, under a plain name with the file's ending; raise OSError."""
+    link = os.path.join(scratch, os.urandom(8).hex() + os.path.splitext(path)[1])
+    os.symlink(path, link)
+    return link
+
+
 def remove_scratch(path: str) -> None:
     """Remove a scratch directory with all that is in it."""
     # Imported late, like all that a start does not need: it counts in milliseconds.

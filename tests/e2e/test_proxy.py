@@ -143,10 +143,14 @@ def test_an_upstream_that_is_too_slow(bridge: BridgeFactory, behind: AnyUpstream
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         one = bridge(
-            CODEX_PROVIDER_API_BASE_URL=f"http://127.0.0.1:{port}", CODEX_UPSTREAM_IDLE_TIMEOUT_MS=300
+            CODEX_PROVIDER_API_BASE_URL=f"http://127.0.0.1:{port}", CODEX_UPSTREAM_FIRST_BYTE_TIMEOUT_MS=300
         )
         response, data = ask(one, "GET", "/v1/models")
     assert (response.status, json.loads(data)["code"]) == (504, "upstream_timeout")
+    assert (
+        json.loads(data)["error"]
+        == f"The upstream http://127.0.0.1:{port} did not begin to answer within 0.3 s."
+    )
 
 
 def test_without_an_upstream_it_says_what_to_do(bridge: BridgeFactory) -> None:

@@ -60,6 +60,8 @@ def run_bridge(request: pytest.FixtureRequest, tmp_path: Path) -> Runner:
         ("CODEX_BRIDGE_ALLOWED_ORIGINS", "*"),
         ("CODEX_BRIDGE_TOKEN_FILE", "/no/such/file"),
         ("CODEX_BIN", "/no/such/codex"),
+        ("HTTPS_PROXY", "socks5://proxy.example:1080"),
+        ("http_proxy", "proxy.example:3128"),
     ],
 )
 def test_a_bad_setting_stops_the_start(run_bridge: Runner, name: str, value: str) -> None:
@@ -77,6 +79,12 @@ def test_a_setting_does_not_show_its_secret(run_bridge: Runner) -> None:
     )
     assert "with a line" not in done.stderr
     assert done.returncode == 2
+    done = run_bridge("serve", HTTPS_PROXY="socks5://me:the-password@proxy.example:1080")
+    assert done.returncode == 2
+    assert done.stderr.startswith(
+        "codex-bridge: HTTPS_PROXY=socks5://proxy.example:1080: expected http://[user:"
+    )
+    assert "the-password" not in done.stderr
 
 
 def test_help_and_version(run_bridge: Runner) -> None:

@@ -105,13 +105,19 @@ def stall_in_the_answer(gate: Gate) -> Answer:
     return say("let me think ", gate, "of it")
 
 
-@pytest.mark.parametrize("stall", [stall_before_the_answer, stall_in_the_answer])
+@pytest.mark.parametrize(
+    ("stall", "limit"),
+    [
+        (stall_before_the_answer, "CODEX_UPSTREAM_FIRST_BYTE_TIMEOUT_MS"),
+        (stall_in_the_answer, "CODEX_UPSTREAM_IDLE_TIMEOUT_MS"),
+    ],
+)
 def test_an_upstream_that_stalls(
-    bridge: BridgeFactory, upstream: Upstream, stall: Callable[[Gate], Answer]
+    bridge: BridgeFactory, upstream: Upstream, stall: Callable[[Gate], Answer], limit: str
 ) -> None:
     gate = upstream.gate()
     upstream.script = lambda _: stall(gate)
-    one = bridge(CODEX_UPSTREAM_IDLE_TIMEOUT_MS=400)
+    one = bridge(**{limit: 400})
     session_id, stream, failed = fail(one)
     assert failed["last_error_code"] == "upstream_timeout"
     assert failed["last_error"]

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import ssl
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -10,16 +11,21 @@ from tests.support.waiting import BOUND_S
 
 
 class AnyUpstream:
-    """Listens on loopback. `gate` holds `/v1/gated` in the middle of its answer."""
+    """Listens on loopback. `gate` holds `/v1/gated` in the middle of its answer; with `tls` it speaks https."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.gate = threading.Event()
         self.abandoned = threading.Event()
         handler = type("Handler", (_Handler,), {"upstream": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
-        self.base_url = f"http://127.0.0.1:{self._server.server_port}/api/agents/A1/v1"
-        threading.Thread(target=self._server.serve_forever, name="any upstream", daemon=True).start()
+        self.port: int = self._server.server_port
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
+        self.base_url = f"http{'s' if tls else ''}://127.0.0.1:{self.port}/api/agents/A1/v1"
+        threading.Thread(
+            target=self._server.serve_forever, args=(0.02,), name="any upstream", daemon=True
+        ).start()
 
     def stop(self) -> None:
         """End it; connections under way end with their threads."""

@@ -165,11 +165,12 @@ class Bridge:
         return self._process.poll() is None
 
     def codex_pids(self) -> list[int]:
-        """Return the app-server processes below the bridge."""
-        return [pid for pid in processes.descendants(self.pid) if "app-server" in processes.cmdline(pid)]
+        """Return the app-server and exec processes below the bridge."""
+        commands = {pid: processes.cmdline(pid) for pid in processes.descendants(self.pid)}
+        return [pid for pid, command in commands.items() if {"app-server", "exec"} & set(command)]
 
     def codex_pid(self) -> int:
-        """Return the one app-server process; fail when there are more."""
+        """Return the one Codex process; fail when there are more."""
         found = wait_until(self.codex_pids, "a Codex child")
         assert len(found) == 1, f"{len(found)} Codex processes"
         return found[0]

@@ -1,4 +1,4 @@
-"""A scripted `codex app-server`: a real process that can do what the real one only does on a bad day.
+"""A scripted `codex app-server` and `codex exec`: real processes that do what the real ones do on a bad day only.
 
 `FakeCodex(directory, options)` writes a small executable for `CODEX_BIN`. What a turn does is said by the
 first word of the message that starts it; the rest of the message is its argument:
@@ -17,9 +17,20 @@ first word of the message that starts it; the rest of the message is its argumen
     ask METHOD          a server request with id 0 for that method; says the answer it got
     garbage             lines that are no JSON-RPC between the deltas
 
+With `codex exec` the prompt says it, and these beside `say`, `big`, `die` and `garbage`:
+
+    stay                begins, then nothing until SIGINT comes: exit code 1
+    deaf                begins, then nothing, whatever comes
+    mute                nothing at all, not even its thread
+    unborn              its thread, and nothing more
+    linger TEXT         says TEXT, ends the turn, and never exits
+    refuse TEXT         its thread, then "Error: TEXT" on stderr and exit code 1
+    silent              begins, and exits with code 0 without another word
+    elsewhere TEXT      says TEXT in another thread than it was asked to resume
+
 Options (about the process): `fail_starts` (so many starts end at once with code 3), `ignore_term`
 (SIGTERM and the end of stdin are ignored), `grandchild` (a child of its own keeps stdout open), `silent`
-(`initialize` is never answered), `sandbox` (`open`: commands may write anywhere; `broken`: none starts), `version` (what `--version` prints), `mute` (methods that
+(`initialize` is never answered), `sandbox` (`open`: commands may write anywhere; `broken`: none starts; `hangs`: none ends), `version` (what `--version` prints), `mute` (methods that
 are never answered), `held` (a method whose first call is answered when the test calls `release`), `account` (true: signed in), `login` (what a
 device login does: `waits`; `refused`, at once; `garbled`, its answer; `dies`, the process).
 """
@@ -56,6 +67,19 @@ GARBAGE = (
     b'{"method": "no/such/thing", "params": {}}',
 )
 
+EXEC_GARBAGE = (
+    *GARBAGE,
+    b'{"type": 5}',
+    b'{"type": ["turn.completed"]}',
+    b'{"type": "no.such.thing"}',
+    b'{"type": "turn.completed"}',
+    b'{"type": "turn.failed", "error": "text"}',
+    b'{"type": "item.completed", "item": {"type": "command_execution"}}',
+    b'{"type": "item.completed", "item": {"type": 5, "id": 6}}',
+    b'{"type": "error", "message": null}',
+    b'{"type": "item.started", "item": ' + b"[" * 5000 + b"]" * 5000 + b"}",
+)
+
 
 class FakeCodex:
     """The test's side: the executable, and what the processes noted."""
@@ -74,7 +98,7 @@ class FakeCodex:
         return str(self.path)
 
     def starts(self) -> list[Json]:
-        """Return each start of an app-server: pid, arguments, environment."""
+        """Return each start of an app-server or exec: pid, arguments, environment; of an exec, its prompt too."""
         return _read_notes(self.directory / "starts.jsonl")
 
     def logins(self) -> list[str]:
@@ -197,6 +221,10 @@ class AppServer:
             return None
         return {"result": {"userAgent": "fake/0.163.0 (test)", "codexHome": "/", "platformFamily": "unix"}}
 
+    def starts(self) -> list[Json]:
+        """Return the starts that were noted so far."""
+        return _read_notes(self.directory / "starts.jsonl")
+
     def threads(self) -> list[str]:
         """Return the threads of this and of earlier processes."""
         return [note["id"] for note in _read_notes(self.directory / "threads.jsonl")]
@@ -231,9 +259,11 @@ class AppServer:
         threading.Timer(0.1, close).start()
         return {"result": {"status": "unsubscribed"}}
 
-    def exec_command(self, params: Json) -> Json:
+    def exec_command(self, params: Json) -> Json | None:
         """Run a command in what passes for a sandbox: its last argument, a path, is made one that cannot be written."""
         sandbox = self.options.get("sandbox", "holds")
+        if sandbox == "hangs":
+            return None
         if sandbox == "broken":
             return {"result": {"exitCode": 1, "stdout": "", "stderr": "the fake sandbox does not start"}}
         command = list(params["command"])
@@ -453,12 +483,163 @@ class Turn:
     }
 
 
+class Exec:
+    """One `codex exec`: reads its prompt, plays what its first word says, exits."""
+
+    def __init__(self, server: AppServer, arguments: list[str]) -> None:
+        self.server = server
+        self.arguments = arguments
+        self.thread = f"thread-{os.getpid()}-{time.monotonic_ns()}"
+
+    def serve(self) -> int:
+        """Play one turn; return the exit code."""
+        entry = {"pid": os.getpid(), "arguments": self.arguments, "environment": dict(os.environ)}
+        if len(self.server.starts()) < self.server.options.get("fail_starts", 0):
+            self.server.note("starts.jsonl", entry)
+            print("the fake Codex refuses to start", file=sys.stderr, flush=True)
+            return 3
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if self.server.options.get("ignore_term"):
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if self.server.options.get("grandchild"):
+            subprocess.Popen(["sleep", "600"], stdin=subprocess.DEVNULL, start_new_session=True)
+        prompt = sys.stdin.buffer.read().decode("utf-8-sig")
+        self.server.note("starts.jsonl", {**entry, "prompt": prompt})
+        verb, _, argument = prompt.partition(" ")
+        return self.PLAYS[verb](self, argument)
+
+    def begin(self, thread: str = "") -> int:
+        """Name the thread and open the turn; the exit code when that thread is not known."""
+        code = self.open_thread(thread)
+        if not code:
+            self.server.write({"type": "turn.started"})
+        return code
+
+    def open_thread(self, thread: str = "") -> int:
+        """Name the thread, which outlives the process, as the real one's does."""
+        if "resume" in self.arguments and not thread:
+            thread = self.arguments[-2]
+            if thread not in self.server.threads():
+                message = f"no rollout found for thread id {thread} (code -32600)"
+                print(f"Error: thread/resume: thread/resume failed: {message}", file=sys.stderr)
+                return 1
+        thread = thread or self.thread
+        self.server.note("threads.jsonl", {"id": thread})
+        self.server.write({"type": "thread.started", "thread_id": thread})
+        return 0
+
+    def speak(self, text: str) -> None:
+        """Say a message."""
+        self.server.write(
+            {"type": "item.completed", "item": {"id": "item_0", "type": "agent_message", "text": text}}
+        )
+
+    def end(self) -> int:
+        """Complete the turn."""
+        self.server.write({"type": "turn.completed", "usage": {"input_tokens": 10, "output_tokens": 5}})
+        return 0
+
+    def say(self, text: str) -> int:
+        """Say a text."""
+        code = self.begin()
+        if not code:
+            self.speak(text)
+            self.end()
+        return code
+
+    def big(self, size: str) -> int:
+        """Say so many bytes on one line."""
+        return self.say("x" * int(size))
+
+    def die(self, words: str) -> int:
+        """End in mid-turn."""
+        self.begin()
+        self.server.write({"type": "item.started", "item": {
+            "id": "item_0", "type": "command_execution", "command": "ls", "aggregated_output": "", "exit_code": None,
+            "status": "in_progress",
+        }})  # fmt: skip
+        print(words, file=sys.stderr, flush=True)
+        return 7
+
+    def garbage(self, _: str) -> int:
+        """Write what is no event around a message."""
+        self.begin()
+        for line in EXEC_GARBAGE:
+            self.server.write_raw(line + b"\n")
+        self.speak("before and after")
+        return self.end()
+
+    def stay(self, _: str) -> int:
+        """Wait for SIGINT."""
+        interrupted = threading.Event()
+        signal.signal(signal.SIGINT, lambda *_: interrupted.set())
+        self.begin()
+        interrupted.wait()
+        return 1
+
+    def deaf(self, _: str) -> int:
+        """Never end, whatever comes."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        self.begin()
+        while True:
+            time.sleep(60)
+
+    def mute(self, _: str) -> int:
+        """Be deaf, and say nothing."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        while True:
+            time.sleep(60)
+
+    def unborn(self, _: str) -> int:
+        """Have a thread and no turn."""
+        self.open_thread()
+        return self.mute("")
+
+    def linger(self, text: str) -> int:
+        """Stay when all is said."""
+        self.say(text)
+        return self.mute("")
+
+    def refuse(self, text: str) -> int:
+        """Refuse the turn."""
+        self.open_thread()
+        print(f"Error: {text}", file=sys.stderr, flush=True)
+        return 1
+
+    def silent(self, _: str) -> int:
+        """Leave without a word about the turn."""
+        return self.begin()
+
+    def elsewhere(self, text: str) -> int:
+        """Answer in a new thread."""
+        self.begin(self.thread)
+        self.speak(text)
+        return self.end()
+
+    PLAYS: ClassVar[dict[str, Callable[["Exec", str], int]]] = {
+        "say": say,
+        "big": big,
+        "die": die,
+        "garbage": garbage,
+        "stay": stay,
+        "deaf": deaf,
+        "mute": mute,
+        "unborn": unborn,
+        "linger": linger,
+        "refuse": refuse,
+        "silent": silent,
+        "elsewhere": elsewhere,
+    }
+
+
 def main(directory: Path, arguments: list[str]) -> int:
-    """Be `codex`: print a version, or be the app-server."""
+    """Be `codex`: print a version, be the app-server, or be one exec."""
     server = AppServer(directory)
     if "--version" in arguments:
         print(server.options.get("version", "codex-cli 0.163.0"))
         return 0
+    if arguments[:1] == ["exec"]:
+        return Exec(server, arguments).serve()
     if "app-server" not in arguments:
         print(f"the fake Codex has no command {arguments}", file=sys.stderr)
         return 2

@@ -358,9 +358,14 @@ class Upstream:
         self._thread.start()
 
     @property
+    def port(self) -> int:
+        """Where it listens."""
+        return self._server.server_port
+
+    @property
     def base_url(self) -> str:
         """What `CODEX_PROVIDER_API_BASE_URL` has to be."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}/v1"
+        return f"http://127.0.0.1:{self.port}/v1"
 
     def gate(self) -> Gate:
         """Make a gate; it opens by itself when the upstream stops."""

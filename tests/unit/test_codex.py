@@ -241,6 +241,12 @@ def test_versions_are_compared_as_numbers(version: str, known: bool) -> None:
     assert codex.is_known_version(version) is known
 
 
+def test_a_conversation_that_is_lost_is_told_with_the_reason() -> None:
+    event = codex.not_resumed_event("no rollout found")
+    assert (event["type"], event["code"]) == ("warning", "thread_not_resumed")
+    assert "no rollout found" in event["message"]
+
+
 @pytest.mark.parametrize(
     ("method", "answer"),
     [

@@ -11,6 +11,7 @@ import pytest
 from codex_bridge import config
 from codex_bridge.config import SETTINGS, Config, Setting
 from codex_bridge.errors import ConfigError, InvalidField
+from codex_bridge.proxies import Proxy
 from codex_bridge.workspace.paths import WorkspaceRoots, is_inside
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -21,7 +22,8 @@ DEFAULTS: dict[str, Any] = {
     "allowed_hosts": frozenset(), "runtime_kind": "app_server_adapter", "sandbox_mode": "workspace-write",
     "max_concurrent_turns": 4, "max_queued_turns": 40, "turn_timeout_ms": 1_800_000, "provider": "openai",
     "auth_mode": None, "base_url": None, "api_key": None, "default_model": None, "execution_class": "auto", "upstream_connect_timeout_ms": 10_000,
-    "upstream_idle_timeout_ms": 300_000, "shutdown_timeout_ms": 10_000, "device_login_timeout_ms": 900_000, "codex_environment": (), "log_level": "info",
+    "upstream_first_byte_timeout_ms": 300_000, "upstream_idle_timeout_ms": 300_000, "https_proxy": None, "http_proxy": None,
+    "no_proxy": (), "shutdown_timeout_ms": 10_000, "device_login_timeout_ms": 900_000, "codex_environment": (), "log_level": "info",
 }  # fmt: skip
 # These depend on the machine and have tests of their own.
 ELSEWHERE = {"codex_bin", "workspace_root", "workspace_roots", "temporary_directory"}
@@ -32,11 +34,14 @@ GOOD: list[tuple[str, str, Any]] = [
     ("allowed_origins", "https://a.example, http://b:1,,", frozenset({"https://a.example", "http://b:1"})),
     ("allowed_origins", "vscode-webview://abc", frozenset({"vscode-webview://abc"})),
     ("allowed_hosts", "a.example,b", frozenset({"a.example", "b"})), ("runtime_kind", "app_server_adapter", "app_server_adapter"),
+    ("runtime_kind", "exec", "exec"),
     ("sandbox_mode", "read-only", "read-only"), ("sandbox_mode", "danger-full-access", "danger-full-access"),
     ("max_concurrent_turns", "1", 1), ("max_concurrent_turns", "1000", 1000), ("max_queued_turns", "0", 0),
     ("turn_timeout_ms", "1", 1), ("turn_timeout_ms", "86400000", 86_400_000), ("provider", "vllm", "vllm"),
     ("auth_mode", "none", "none"), ("base_url", "http://h/v1", "http://h/v1"), ("api_key", "sk-1", "sk-1"),
     ("default_model", "m", "m"), ("execution_class", "native_tools", "native_tools"), ("upstream_connect_timeout_ms", "5", 5), ("upstream_idle_timeout_ms", "6", 6),
+    ("upstream_first_byte_timeout_ms", "7", 7), ("https_proxy", "http://p:1", Proxy("p", 1)), ("http_proxy", "http://p", Proxy("p", 80)),
+    ("no_proxy", " A.example,.b  10.0.0.0/8,", ("a.example", ".b", "10.0.0.0/8")),
     ("shutdown_timeout_ms", "7", 7), ("device_login_timeout_ms", "8", 8), ("codex_environment", "B, A,B", ("A", "B")), ("log_level", "debug", "debug"),
 ]  # fmt: skip
 
@@ -49,7 +54,8 @@ BAD = [
     ("sandbox_mode", "Read-Only"), ("sandbox_mode", "none"), ("max_concurrent_turns", "0"), ("max_concurrent_turns", "1001"),
     ("max_queued_turns", "-1"), ("max_queued_turns", "10001"), ("turn_timeout_ms", "0"), ("turn_timeout_ms", "86400001"),
     ("turn_timeout_ms", "30s"), ("provider", "OpenAI"), ("auth_mode", "key"), ("execution_class", "best"), ("upstream_connect_timeout_ms", "0"),
-    ("upstream_idle_timeout_ms", "x"), ("device_login_timeout_ms", "0"), ("shutdown_timeout_ms", """ """), ("temporary_directory", "/nonexistent"),
+    ("upstream_idle_timeout_ms", "x"), ("upstream_first_byte_timeout_ms", "0"), ("https_proxy", "socks5h://p:1080"),
+    ("https_proxy", "p:3128"), ("http_proxy", "https://p:3128"), ("http_proxy", "http://p:0"), ("shutdown_timeout_ms", """ """), ("device_login_timeout_ms", "0"), ("temporary_directory", "/nonexistent"),
     ("log_level", "verbose"), ("log_level", "INFO"),
 ]  # fmt: skip
 
@@ -82,6 +88,7 @@ def test_every_field_is_tried_here() -> None:
         "api_key",
         "default_model",
         "codex_environment",
+        "no_proxy",
     }
     assert {field for field, _ in BAD} == fields - any_text
 
@@ -128,6 +135,8 @@ def test_a_value_of_several_lines_is_told_in_one(text: str) -> None:
         {"CODEX_PROVIDER_API_KEY": "secret\n"},
         {"CODEX_PROVIDER_API_KEY": "secret-\u2026"},
         {"OPENAI_API_KEY": "secret\tkey"},
+        {"HTTPS_PROXY": "socks5://me:secret@p:1080"},
+        {"http_proxy": "http://me:secret"},
     ],
 )
 def test_a_bad_secret_is_named_but_not_shown(variables: dict[str, str]) -> None:
@@ -285,6 +294,29 @@ class TestCodexBinary:
         assert config.find_codex({"PATH": "/nonexistent"}) is None
 
 
+@pytest.mark.parametrize("field", ["https_proxy", "http_proxy", "no_proxy"])
+def test_either_spelling_of_a_proxy_variable_and_lower_case_wins(field: str) -> None:
+    name = field.upper()
+    url, other = ("http://a", "http://b") if field != "no_proxy" else ("a", "b")
+    alone = load(**{name: url})
+    assert getattr(alone, field) == getattr(load(**{field: url}), field)
+    assert load(**{name: other, field: url}) == alone
+    assert load(**{name: url, field: ""}) == alone
+    if field != "no_proxy":
+        with pytest.raises(ConfigError, match=f"^{name}=ftp://p: expected http://"):
+            load(**{name: "ftp://p"})
+
+
+def test_the_rules_for_proxies() -> None:
+    assert config.proxy_rules(load()) is None
+    assert config.proxy_rules(load(NO_PROXY="*")) is None
+    rules = config.proxy_rules(load(HTTPS_PROXY="http://p:1", NO_PROXY="A.example"))
+    assert rules is not None
+    assert rules.choose("https", "b.example", 443) == Proxy("p", 1)
+    assert rules.choose("https", "a.example", 443) is None
+    assert rules.choose("http", "b.example", 80) is None
+
+
 class TestChildEnvironment:
     """What Codex and the model's commands may see."""
 
@@ -295,32 +327,49 @@ class TestChildEnvironment:
         "AWS_SECRET_ACCESS_KEY",
         "GITHUB_TOKEN",
     )
+    PROXIES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY")
 
-    def environ(self, monkeypatch: pytest.MonkeyPatch, *, with_proxies: bool, **more: str) -> dict[str, str]:
-        for name in (*self.SECRET, "HTTPS_PROXY", "no_proxy", "PYTHONPATH", "LD_PRELOAD_X"):
+    def environ(self, monkeypatch: pytest.MonkeyPatch, **more: str) -> dict[str, str]:
+        for name in (*self.SECRET, "PYTHONPATH", "LD_PRELOAD_X"):
             monkeypatch.setenv(name, "secret-value")
         for name in ("HOME", "LC_ALL", "CODEX_HOME", "MY_TOOL"):
             monkeypatch.setenv(name, f"value of {name}")
-        return config.child_environment(load(**more), with_proxies=with_proxies)
+        for name in self.PROXIES:
+            monkeypatch.delenv(name, raising=False)
+            monkeypatch.delenv(name.lower(), raising=False)
+        for name, value in more.items():
+            monkeypatch.setenv(name, value)
+        return config.child_environment(load(**more))
 
     def test_nothing_secret_is_passed_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        environ = self.environ(monkeypatch, with_proxies=False)
+        environ = self.environ(monkeypatch)
         assert "secret-value" not in environ.values()
         for name in ("HOME", "LC_ALL", "CODEX_HOME"):
             assert environ[name] == f"value of {name}"
         assert "MY_TOOL" not in environ
+        assert not [name for name in environ if name.upper().endswith("_PROXY")]
 
-    def test_proxies_only_where_codex_calls_out(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        environ = self.environ(monkeypatch, with_proxies=True)
-        assert {name for name, value in environ.items() if value == "secret-value"} == {
-            "HTTPS_PROXY",
-            "no_proxy",
-        }
+    @pytest.mark.parametrize(
+        ("given", "passed"),
+        [
+            ({"HTTPS_PROXY": "http://a"}, {"HTTPS_PROXY": "http://a", "NO_PROXY": "127.0.0.1,localhost"}),
+            (
+                {"HTTP_PROXY": "http://a", "http_proxy": "http://b", "no_proxy": "x,y"},
+                {"HTTP_PROXY": "http://b", "NO_PROXY": "x,y,127.0.0.1,localhost"},
+            ),
+            ({"all_proxy": "socks5://a"}, {"ALL_PROXY": "socks5://a", "NO_PROXY": "127.0.0.1,localhost"}),
+            ({"https_proxy": "", "HTTP_PROXY": ""}, {}),
+        ],
+    )
+    def test_proxies_in_both_spellings_and_never_for_the_gateway(
+        self, monkeypatch: pytest.MonkeyPatch, given: dict[str, str], passed: dict[str, str]
+    ) -> None:
+        environ = self.environ(monkeypatch, **given)
+        found = {name: value for name, value in environ.items() if name.upper().endswith("_PROXY")}
+        assert found == passed | {name.lower(): value for name, value in passed.items()}
 
     def test_what_the_operator_names_is_passed_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        environ = self.environ(
-            monkeypatch, with_proxies=False, CODEX_BRIDGE_PASS_ENVIRONMENT="MY_TOOL,ABSENT"
-        )
+        environ = self.environ(monkeypatch, CODEX_BRIDGE_PASS_ENVIRONMENT="MY_TOOL,ABSENT")
         assert environ["MY_TOOL"] == "value of MY_TOOL"
         assert "ABSENT" not in environ
 
@@ -329,7 +378,7 @@ class TestChildEnvironment:
         self, monkeypatch: pytest.MonkeyPatch, name: str
     ) -> None:
         try:
-            environ = self.environ(monkeypatch, with_proxies=False, CODEX_BRIDGE_PASS_ENVIRONMENT=name)
+            environ = self.environ(monkeypatch, CODEX_BRIDGE_PASS_ENVIRONMENT=name)
         except ConfigError:
             return
         assert "secret-value" not in environ.values()
@@ -369,5 +418,7 @@ def test_the_page_in_the_docs_is_this_page() -> None:
 
 
 def test_no_default_is_a_secret() -> None:
-    assert {setting.field for setting in SETTINGS if setting.is_secret} == {"token", "api_key"}
+    assert {setting.field for setting in SETTINGS if setting.is_secret} == {
+        "token", "api_key", "https_proxy", "http_proxy",
+    }  # fmt: skip
     assert all(setting.default is None for setting in SETTINGS if setting.is_secret)

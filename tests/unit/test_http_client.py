@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from codex_bridge.adapters.http_client import ClientResponse, HttpClient, Origin
+from codex_bridge.adapters.http_client import ClientResponse, HttpClient, Origin, StreamedBody
 from codex_bridge.errors import UpstreamFailed
 from codex_bridge.limits import MAX_ERROR_BODY_BYTES, MAX_HEAD_BYTES, MAX_IDLE_UPSTREAM_CONNECTIONS
 from tests.unit.loop import on_loop
@@ -21,8 +21,10 @@ Script = Callable[[Peer], Awaitable[None]]
 
 
 @asynccontextmanager
-async def client(idle_timeout_s: float = 10.0) -> AsyncIterator[HttpClient]:
-    made = HttpClient(5.0, idle_timeout_s)
+async def client(
+    idle_timeout_s: float = 60.0, first_byte_timeout_s: float = 60.0
+) -> AsyncIterator[HttpClient]:
+    made = HttpClient(5.0, first_byte_timeout_s, idle_timeout_s)
     try:
         yield made
     finally:
@@ -230,8 +232,10 @@ async def test_the_pool_has_a_bound() -> None:
         assert sum(len(resting) for resting in http._idle.values()) == MAX_IDLE_UPSTREAM_CONNECTIONS
 
 
-async def failure(script: Script, idle_timeout_s: float = 10.0) -> UpstreamFailed:
-    async with scripted(script) as port, client(idle_timeout_s) as http:
+async def failure(
+    script: Script, idle_timeout_s: float = 60.0, first_byte_timeout_s: float = 60.0
+) -> UpstreamFailed:
+    async with scripted(script) as port, client(idle_timeout_s, first_byte_timeout_s) as http:
         with pytest.raises(UpstreamFailed) as caught:
             answer = await send(http, port)
             try:
@@ -242,19 +246,105 @@ async def failure(script: Script, idle_timeout_s: float = 10.0) -> UpstreamFaile
     return caught.value
 
 
-@pytest.mark.parametrize(
-    "said",
-    [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhe", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhe"],
-)  # fmt: skip
+@pytest.mark.parametrize("said", [b"", b"HTTP/1.1 100 Continue\r\n\r\n"])
 @on_loop
-async def test_silence_has_a_bound(said: bytes) -> None:
+async def test_the_beginning_of_an_answer_has_a_bound(said: bytes) -> None:
     async def script(peer: Peer) -> None:
         await take_request(peer)
         await peer.send(said)
         await peer.rest()
 
-    problem = await failure(script, 0.05)
+    problem = await failure(script, first_byte_timeout_s=0.05)
     assert (problem.code, problem.status) == ("upstream_timeout", 504)
+    assert problem.message.endswith(" did not begin to answer within 0.05 s.")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"H", b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhe", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhe",
+    ],
+)  # fmt: skip
+@on_loop
+async def test_silence_in_an_answer_has_a_bound(said: bytes) -> None:
+    async def script(peer: Peer) -> None:
+        await take_request(peer)
+        await peer.send(said)
+        await peer.rest()
+
+    problem = await failure(script, idle_timeout_s=0.05)
+    assert (problem.code, problem.status) == ("upstream_timeout", 504)
+    assert problem.message.endswith(" sent nothing for 0.05 s.")
+
+
+async def ticks(count: int) -> AsyncIterator[None]:
+    """Yield `count` times, 0.05 s apart."""
+    loop = asyncio.get_running_loop()
+    for _ in range(count):
+        tick = loop.create_future()
+        loop.call_later(0.05, tick.set_result, None)
+        await tick
+        yield
+
+
+@on_loop
+async def test_the_time_for_the_beginning_is_not_that_for_silence() -> None:
+    """Either may be the shorter one."""
+
+    async def script(peer: Peer) -> None:
+        await take_request(peer)
+        async for _ in ticks(6):
+            pass
+        await peer.send(SIZED)
+
+    async with scripted(script) as port, client(0.1) as http:
+        assert await read(await send(http, port)) == b"hello"
+
+    async def slow_in_the_middle(peer: Peer) -> None:
+        await take_request(peer)
+        await peer.send(SIZED[:-2])
+        async for _ in ticks(24):
+            pass
+        await peer.send(SIZED[-2:])
+
+    async with scripted(slow_in_the_middle) as port, client(first_byte_timeout_s=1.0) as http:
+        assert await read(await send(http, port)) == b"hello"
+
+
+@pytest.mark.parametrize("length", [2, None])
+@on_loop
+async def test_a_body_that_comes_slowly_is_not_the_upstreams_fault(length: int | None) -> None:
+    """The time for the beginning of the answer begins with the end of the request."""
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"."
+        async for _ in ticks(24):
+            pass
+        yield b"."
+
+    async def script(peer: Peer) -> None:
+        await peer.reader.readuntil(b".." if length else b"0\r\n\r\n")
+        await peer.send(SIZED)
+
+    async with scripted(script) as port, client(1.0, 1.0) as http:
+        origin = Origin("http", "127.0.0.1", port)
+        answer = await http.request(origin, "POST", "/", (), StreamedBody(pieces(), length))
+        assert await read(answer) == b"hello"
+
+
+@on_loop
+async def test_a_slow_upload_that_moves_is_not_timed_out() -> None:
+    size = 48_000_000
+
+    async def script(peer: Peer) -> None:
+        await peer.reader.readuntil(b"\r\n\r\n")
+        async for _ in ticks(48):
+            await peer.reader.readexactly(size // 48)
+        await peer.send(SIZED)
+
+    async with scripted(script) as port, client(1.0) as http:
+        assert await read(await send(http, port, body=bytes(size))) == b"hello"
 
 
 @on_loop
@@ -270,6 +360,7 @@ async def test_an_upstream_that_does_not_read_has_a_bound() -> None:
             await send(http, port, body=b"x" * 30_000_000)
         release.set()
     assert caught.value.code == "upstream_timeout"
+    assert caught.value.message.endswith(" took nothing for 0.05 s.")
 
 
 @on_loop
@@ -277,11 +368,7 @@ async def test_an_upstream_that_talks_on_is_not_timed_out() -> None:
     async def script(peer: Peer) -> None:
         await take_request(peer)
         await peer.send(b"HTTP/1.1 200 OK\r\n\r\n")
-        loop = asyncio.get_running_loop()
-        for _ in range(12):
-            tick = loop.create_future()
-            loop.call_later(0.05, tick.set_result, None)
-            await tick
+        async for _ in ticks(12):
             await peer.send(b".")
 
     async with scripted(script) as port, client(0.4) as http:
@@ -357,7 +444,7 @@ async def test_a_connection_that_is_not_accepted_in_time() -> None:
             for filler in fillers:
                 filler.setblocking(False)
                 filler.connect_ex(("127.0.0.1", port))
-            http = HttpClient(0.05, 10.0)
+            http = HttpClient(0.05, 10.0, 10.0)
             with pytest.raises(UpstreamFailed) as caught:
                 await send(http, port)
         finally:

@@ -1,9 +1,11 @@
 """Child processes that do not behave: deaf ones, ones with grandchildren, loud ones."""
 
 import asyncio
+import importlib.util
 import json
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -215,3 +217,86 @@ async def test_a_child_leads_a_group_of_its_own() -> None:
     await first_line(child)
     assert os.getpgid(child.pid) == child.pid != os.getpgid(0)
     await child.stop()
+
+
+@on_loop
+async def test_the_end_of_input_comes_behind_all_that_was_written() -> None:
+    child = await start("import sys; text = sys.stdin.read(); print(len(text), text[-3:], flush=True)")
+    child.write(b"x" * 1_000_000 + b"end")
+    child.end_input()
+    assert await first_line(child) == b"1000003 end"
+    child.end_input()  # again, and after its death: fine
+    assert await child.exit_status() == "exited with status 0"
+    child.end_input()
+    await child.stop()
+
+
+@on_loop
+async def test_input_that_nobody_reads_is_silent() -> None:
+    child = await start("import os; os.close(0); print('closed', flush=True)")
+    child.write(b"x" * 1_000_000)
+    child.end_input()
+    assert await first_line(child) == b"closed"
+    await child.exit_status()
+    await child.stop()
+
+
+@on_loop
+async def test_an_interrupt_reaches_the_group() -> None:
+    child = await start(
+        "import subprocess\n"
+        "shell = 'trap \"echo interrupted; exit\" INT; echo ready; while true; do sleep 0.01; done'\n"
+        "try: subprocess.call(['sh', '-c', shell])\n"
+        "except KeyboardInterrupt: raise SystemExit(7)\n"
+    )
+    assert await first_line(child) == b"ready"
+    child.interrupt()
+    assert b"".join([chunk async for chunk in child.read_chunks()]) == b"interrupted\n"
+    assert await child.exit_status() == "exited with status 7"
+    child.interrupt()  # nobody is left: fine
+    await child.stop()
+
+
+@on_loop
+async def test_last_words_are_whole() -> None:
+    for _ in range(20):
+        child = await start("import sys; sys.stderr.write('word ' * 200 + 'last')")
+        assert await child.exit_status() == "exited with status 0"
+        assert (await child.last_words()).endswith("last")
+
+
+@on_loop
+async def test_last_words_do_not_wait_for_a_grandchild() -> None:
+    child = await start(GRANDCHILD, "away", "leave")
+    grandchild = int(await first_line(child))
+    try:
+        assert await child.last_words() == ""
+    finally:
+        os.kill(grandchild, signal.SIGKILL)
+        async for _ in child.read_chunks():
+            pass
+        await child.stop()
+
+
+PARENT = """
+import asyncio, os, signal, sys
+from codex_bridge.adapters.process import ChildProcess
+async def main():
+    script = "import time; print('up', flush=True); time.sleep(600)"
+    child = await ChildProcess.start([sys.executable, "-c", script], os.environ, orphan_signal=signal.SIGINT)
+    async for chunk in child.read_chunks():
+        print(child.pid, flush=True)
+    await asyncio.sleep(600)
+loop = __import__(sys.argv[1]).new_event_loop()
+loop.run_until_complete(main())
+"""
+
+
+@pytest.mark.parametrize("loop", [name for name in ("asyncio", "uvloop") if importlib.util.find_spec(name)])
+def test_a_child_does_not_outlive_a_parent_that_was_killed(loop: str) -> None:
+    with subprocess.Popen([sys.executable, "-c", PARENT, loop], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        assert processes.is_alive(child)
+        parent.kill()
+    wait_until(lambda: not processes.is_alive(child), "the end of the orphan")

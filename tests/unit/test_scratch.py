@@ -7,7 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from codex_bridge.workspace.scratch import create_scratch, remove_scratch, remove_stale_scratches
+from codex_bridge.workspace.scratch import (
+    create_scratch,
+    link_into,
+    remove_scratch,
+    remove_stale_scratches,
+)
 
 
 def test_it_is_for_this_user_alone_and_goes_with_all_in_it(tmp_path: Path) -> None:
@@ -21,6 +26,17 @@ def test_it_is_for_this_user_alone_and_goes_with_all_in_it(tmp_path: Path) -> No
 
 def test_two_do_not_meet(tmp_path: Path) -> None:
     assert create_scratch(str(tmp_path)) != create_scratch(str(tmp_path))
+
+
+def test_a_link_has_a_plain_name_and_leads_to_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "one, two.png"
+    file.write_text("x")
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    links = {link_into(str(scratch), str(file)) for _ in range(2)}
+    assert len(links) == 2
+    assert {Path(link).resolve() for link in links} == {file}
+    assert all(link.removeprefix(f"{scratch}/").removesuffix(".png").isalnum() for link in links)
 
 
 def test_a_parent_that_cannot_be_written(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
@@ -136,7 +137,9 @@ def request(line: str, *headers: str, body: bytes = b"") -> bytes:
 
 
 @contextlib.asynccontextmanager
-async def scripted(script: Callable[[Peer], Awaitable[None]]) -> AsyncIterator[int]:
+async def scripted(
+    script: Callable[[Peer], Awaitable[None]], tls: ssl.SSLContext | None = None
+) -> AsyncIterator[int]:
     """Run a peer that does what `script` says with each connection, then closes it; yields its port."""
     tasks: set[asyncio.Task[None]] = set()
     failures: list[Exception] = []
@@ -155,7 +158,7 @@ async def scripted(script: Callable[[Peer], Awaitable[None]]) -> AsyncIterator[i
             writer.close()
             tasks.discard(task)
 
-    server = await asyncio.start_server(on_connection, "127.0.0.1", 0)
+    server = await asyncio.start_server(on_connection, "127.0.0.1", 0, ssl=tls)
     try:
         yield server.sockets[0].getsockname()[1]
     finally:

@@ -1,0 +1,194 @@
+"""Preflight: what is looked at before a turn, told by `/runtime/info` and by `doctor`; no turn without a sandbox."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import BridgeFactory, settings_for
+from tests.support import no_namespaces
+from tests.support.bridge import REPOSITORY, Bridge, Directories, bridge_command
+from tests.support.codex import codex_binary
+from tests.support.fake_codex import FakeCodex
+from tests.support.upstream import Upstream, rounds, run, say
+from tests.support.waiting import BOUND_S, wait_until
+
+Doctor = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def checks_of(one: Bridge) -> dict[str, dict[str, str]]:
+    """Return the checks by name, once none of them is open."""
+
+    def look() -> dict[str, dict[str, str]] | None:
+        checks = one.get("/runtime/info").json["preflight"]["checks"]
+        found = {check["name"]: check for check in checks}
+        return found if all(check["status"] != "unknown" for check in checks) else None
+
+    return wait_until(look, "all checks")
+
+
+@pytest.fixture
+def caged_codex(tmp_path: Path) -> Path:
+    """The real Codex where its sandbox cannot start."""
+    path = tmp_path / "caged-codex"
+    path.write_text(
+        f'#!/bin/sh\nexec "{sys.executable}" "{no_namespaces.__file__}" "{codex_binary()}" "$@"\n'
+    )
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def doctor(request: pytest.FixtureRequest, upstream: Upstream, directories: Directories) -> Doctor:
+    """Run `doctor` with a bridge's environment."""
+
+    def look(*arguments: str, **overrides: object) -> "subprocess.CompletedProcess[str]":
+        places = {
+            "HOME": directories.home, "CODEX_HOME": directories.codex_home,
+            "CODEX_WORKSPACE_ROOT": directories.workspace, "PYTHONPATH": REPOSITORY, "PATH": os.environ["PATH"],
+        }  # fmt: skip
+        return subprocess.run(
+            [*bridge_command(request.config.getoption("--bridge")), "doctor", *arguments],
+            env={**{name: str(value) for name, value in places.items()}, **settings_for(upstream, overrides)},
+            cwd=directories.root,
+            capture_output=True,
+            text=True,
+            timeout=3 * BOUND_S,
+            check=False,
+        )
+
+    return look
+
+
+@pytest.mark.codex
+def test_all_is_well(bridge: BridgeFactory, upstream: Upstream) -> None:
+    one = bridge()
+    checks = checks_of(one)
+    assert {name: check["status"] for name, check in checks.items()} == dict.fromkeys(
+        ("codex", "version", "protocol", "sandbox", "upstream"), "ok"
+    )
+    assert checks["codex"]["message"] == str(codex_binary())
+    assert upstream.base_url.removesuffix("/v1") in checks["upstream"]["message"]
+    preflight = one.get("/runtime/info").json["preflight"]
+    assert (preflight["ok"], preflight["problem"], preflight["known_version"]) == (True, None, True)
+    assert upstream.looks == ["/v1/models"], "a host that polls must not burden the upstream"
+
+
+@pytest.mark.codex
+def test_the_probe_leaves_nothing(bridge: BridgeFactory, upstream: Upstream, tmp_path: Path) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    one = bridge(TMPDIR=temporary)
+    assert checks_of(one)["sandbox"]["status"] == "ok"
+    (scratch,) = temporary.iterdir()
+    assert not list(scratch.glob("schema*"))
+    one.stop()
+    assert not list(temporary.iterdir())
+    assert not [path for path in one.workspace.iterdir() if path.name != ".git"]
+
+
+@pytest.mark.codex
+def test_without_a_working_sandbox_no_turn_runs(
+    bridge: BridgeFactory, upstream: Upstream, caged_codex: Path
+) -> None:
+    upstream.script = rounds(run("echo free > free.txt"), say("Done."))
+    one = bridge(CODEX_BIN=caged_codex)
+    session_id = one.create_session()
+    one.send(session_id, "Do something")
+    session = one.settled(session_id)
+    assert (session["status"], session["last_error_code"]) == ("error", "sandbox_unavailable")
+    assert "namespace" in session["last_error"], "Codex's own words say what to mend"
+    assert not upstream.requests
+    assert not (one.workspace / "free.txt").exists()
+    assert checks_of(one)["sandbox"]["status"] == "failed"
+    assert one.get("/runtime/info").json["preflight"]["ok"] is False
+
+
+@pytest.mark.codex
+def test_full_access_asked_for_by_name_needs_no_sandbox(
+    bridge: BridgeFactory, upstream: Upstream, caged_codex: Path
+) -> None:
+    upstream.script = rounds(run("echo free > free.txt"), say("Done."))
+    one = bridge(CODEX_BIN=caged_codex, CODEX_SANDBOX_MODE="danger-full-access")
+    session_id = one.create_session()
+    one.send(session_id, "Do something")
+    assert one.settled(session_id)["status"] == "idle"
+    assert (one.workspace / "free.txt").read_text() == "free\n"
+    check = checks_of(one)["sandbox"]
+    assert (check["status"], "danger-full-access" in check["message"]) == ("warning", True)
+
+
+@pytest.mark.parametrize("sandbox", ["open", "broken"])
+def test_a_sandbox_that_does_not_hold_is_not_believed(
+    bridge: BridgeFactory, fake_codex: Callable[..., FakeCodex], sandbox: str
+) -> None:
+    codex = fake_codex(sandbox=sandbox)
+    one = bridge(CODEX_BIN=codex)
+    session_id = one.create_session()
+    one.send(session_id, "say never")
+    assert one.settled(session_id)["last_error_code"] == "sandbox_unavailable"
+    assert not codex.received("turn/start")
+    one.wait_log("No turns are run")
+
+
+def test_an_interrupt_need_not_wait_for_the_verdict(
+    bridge: BridgeFactory, fake_codex: Callable[..., FakeCodex]
+) -> None:
+    one = bridge(CODEX_BIN=fake_codex(sandbox="hangs"))
+    session_id = one.create_session()
+    stream = one.ready_stream(session_id)
+    one.send(session_id, "say never")
+    stream.until("session.running")
+    assert one.interrupt(session_id).status == 200
+    assert stream.until("session.interrupted").data["session"]["status"] == "idle"
+    assert one.get("/health").json["bridge_load"]["active_turns"] == 0
+
+
+def test_a_codex_that_cannot_be_asked_is_told_as_that(
+    bridge: BridgeFactory, fake_codex: Callable[..., FakeCodex]
+) -> None:
+    one = bridge(CODEX_BIN=fake_codex(fail_starts=100))
+    session_id = one.create_session()
+    one.send(session_id, "say never")
+    assert one.settled(session_id)["last_error_code"] == "codex_unavailable"
+
+
+@pytest.mark.codex
+def test_doctor_finds_all_well(doctor: Doctor, directories: Directories) -> None:
+    done = doctor()
+    assert done.returncode == 0, done
+    lines = [line.split(maxsplit=2) for line in done.stdout.splitlines()]
+    assert [(status, name) for status, name, _ in lines] == [
+        ("ok", name) for name in ("codex", "version", "protocol", "sandbox", "upstream")
+    ]
+    assert done.stderr == ""
+    assert not (directories.codex_home / "config.toml").exists()
+
+
+@pytest.mark.codex
+def test_doctor_tells_what_is_wrong(doctor: Doctor, upstream: Upstream, caged_codex: Path) -> None:
+    done = doctor("--json", CODEX_BIN=caged_codex, CODEX_PROVIDER_API_BASE_URL="http://127.0.0.1:1/v1")
+    assert done.returncode == 1
+    found: dict[str, dict[str, Any]] = {check["name"]: check for check in json.loads(done.stdout)}
+    assert {name: check["status"] for name, check in found.items()} == {
+        "codex": "ok", "version": "ok", "protocol": "ok", "sandbox": "failed", "upstream": "failed",
+    }  # fmt: skip
+    assert "127.0.0.1:1" in found["upstream"]["message"]
+
+
+def test_doctor_refuses_settings_that_cannot_be_used(doctor: Doctor) -> None:
+    done = doctor(CODEX_BRIDGE_PORT="abc", CODEX_BIN="/bin/true")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "CODEX_BRIDGE_PORT=abc" in done.stderr
+
+
+def test_doctor_tells_a_program_that_is_not_codex(doctor: Doctor) -> None:
+    done = doctor(CODEX_BIN="/bin/true")
+    assert done.returncode == 1
+    assert "may not be Codex" in done.stdout
+    assert "Traceback" not in done.stderr
