@@ -18,7 +18,8 @@ usage: ./cmd.sh COMMAND [ARGUMENT ...]
   help     this text
 
 `test` passes further arguments to pytest: ./cmd.sh test -k stream
-PYTHON names the interpreter to use (3.11 or newer); the virtual environments are .venv and .venv-plain.
+PYTHON names the interpreter to use (3.11 or newer); the virtual environments are .venv and .venv-plain. `test` also
+needs Node 20 or newer with npm: it drives OpenAI's Python and Node clients.
 TEXT
 }
 
@@ -55,7 +56,22 @@ make_user_environment() { make_environment .venv -e '.[fast,codex]'; }
 make_full_environment() { make_environment .venv -e '.[fast,codex,dev]'; }
 
 # The same without the fast extra, and without a second Codex of 385 MB.
-make_plain_environment() { make_environment .venv-plain -e . pytest pytest-xdist 'trustme>=1.2'; }
+make_plain_environment() { make_environment .venv-plain -e '.[test]'; }
+
+# Install OpenAI's Node client, again only when its package.json has changed.
+make_node_client() {
+  local stamp
+  stamp="tests/clients/node_modules/.installed-$(cksum <tests/clients/package.json | cut -d' ' -f1)"
+  if [ ! -e "$stamp" ]; then
+    if ! command -v npm >/dev/null; then
+      echo "cmd.sh: the tests drive OpenAI's Node client, so Node 20 or newer with npm is needed." >&2
+      exit 1
+    fi
+    echo "cmd.sh: setting up tests/clients/node_modules (once)" >&2
+    (cd tests/clients && npm install --loglevel=error >&2)
+    touch "$stamp"
+  fi
+}
 
 packaged_codex() {
   .venv/bin/python -c 'from codex_cli_bin import bundled_codex_path as path; print(path())'
@@ -79,12 +95,14 @@ build() {
 run_tests() {
   make_full_environment
   make_plain_environment
+  make_node_client
   build
   CODEX_BIN=${CODEX_BIN:-$(packaged_codex)}
   export CODEX_BIN
   echo "== with uvloop and orjson" >&2
   .venv/bin/python -m pytest -n 4 "$@"
   echo "== with the standard library alone" >&2
+  .venv-plain/bin/python -c 'from importlib.util import find_spec as find; assert not find("uvloop") and not find("orjson")'
   .venv-plain/bin/python -m pytest -n 4 "$@"
   echo "== end to end on the single file, isolated" >&2
   .venv-plain/bin/python -m pytest -n 4 tests/e2e --bridge "$(find_python) -I -S dist/codex-bridge.pyz" "$@"

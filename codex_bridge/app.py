@@ -27,9 +27,9 @@ from .api.stream import StreamRoutes
 from .config import Config
 from .errors import ConfigError, StartFailed
 from .limits import CLOSE_GRACE_S, DOCTOR_WAIT_S, SHORT_TOKEN_CHARACTERS
-from .runtime import Runtime
+from .runtime import Runtime, Sandbox
 from .runtimes.accounts import AppServerAccounts
-from .runtimes.app_server import AppServerRuntime
+from .runtimes.app_server import AppServerRuntime, BriefSandbox
 from .services.device_auth import DeviceAuth
 from .services.executor import TurnExecutor
 from .services.gateway import Gateway
@@ -61,14 +61,16 @@ class Bridge:
         self._client = _make_client(config)
         self._gateway = Gateway(self._client)
         self._gateway_server = HttpServer(self._gateway.handle, replies.failure)
-        # It runs the turns, or at least what exec cannot: sandboxed commands, and Codex's account.
+        # With exec it is there for Codex's account alone, and started only when that is asked for.
         self._app_server = AppServerRuntime(config.codex_bin, self._environ)
         self._runtime: Runtime = self._app_server
+        sandbox: Sandbox = self._app_server
         if config.runtime_kind == "exec":
             from .runtimes.exec import ExecRuntime  # late: few starts need it
 
             self._runtime = ExecRuntime(config.codex_bin, self._environ)
-        self._sandbox = SandboxCheck(self._app_server, config.sandbox_mode)
+            sandbox = BriefSandbox(config.codex_bin, self._environ)
+        self._sandbox = SandboxCheck(sandbox, config.sandbox_mode)
         self._preflight = Preflight(
             config.codex_bin, self._environ, self._sandbox, self._client, lambda: runtime_config.backend
         )

@@ -1,6 +1,8 @@
 """Fixtures of the whole suite. See `tests/support` for what stands behind them."""
 
 from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 from tests.support.bridge import API_KEY, Bridge, Directories, bridge_command
 from tests.support.codex import codex_binary
 from tests.support.fake_codex import FakeCodex
+from tests.support.openai_upstream import OpenAIUpstream
 from tests.support.upstream import Upstream
 
 _BRIDGES = pytest.StashKey[list[Bridge]]()
@@ -69,11 +72,11 @@ def workspace(directories: Directories) -> Path:
     return directories.workspace
 
 
-def settings_for(upstream: Upstream, overrides: dict[str, object]) -> dict[str, str]:
+def settings_for(base_url: str, overrides: dict[str, object]) -> dict[str, str]:
     """Return a bridge's environment: the scripted upstream, and the real Codex unless another is named."""
     settings: dict[str, object] = {
         "CODEX_RUNTIME_PROVIDER": "openai_compatible",
-        "CODEX_PROVIDER_API_BASE_URL": upstream.base_url,
+        "CODEX_PROVIDER_API_BASE_URL": base_url,
         "CODEX_PROVIDER_API_KEY": API_KEY,
         "CODEX_DEFAULT_MODEL": "demo",
         **overrides,
@@ -92,7 +95,7 @@ def bridge(
     started: list[Bridge] = request.node.stash.setdefault(_BRIDGES, [])
 
     def start(**overrides: object) -> Bridge:
-        one = Bridge(command, directories, settings_for(upstream, overrides))
+        one = Bridge(command, directories, settings_for(upstream.base_url, overrides))
         started.append(one)
         one.wait_ready()
         return one
@@ -117,14 +120,15 @@ def fake_codex(tmp_path: Path) -> Callable[..., FakeCodex]:
     return make
 
 
-@pytest.fixture(scope="module")
-def idle_bridge(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bridge]:
-    """One bridge for a whole file of tests that never run a turn."""
-    root = tmp_path_factory.mktemp("idle")
+@contextmanager
+def turnless_bridge(
+    request: pytest.FixtureRequest, root: Path, base_url: str, **overrides: object
+) -> Iterator[Bridge]:
+    """A bridge for a whole file of tests that never run a turn."""
     places = Directories(root)
     places.create()
-    server = Upstream()
-    settings = settings_for(server, {"CODEX_BIN": FakeCodex(root / "fake-codex", {}).path})
+    codex = FakeCodex(root / "fake-codex", {}).path
+    settings = settings_for(base_url, {"CODEX_BIN": codex, **overrides})
     one = Bridge(bridge_command(request.config.getoption("--bridge")), places, settings)
     try:
         one.wait_ready()
@@ -132,4 +136,59 @@ def idle_bridge(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
         one.stop()
     finally:
         one.discard()
+
+
+@pytest.fixture(scope="module")
+def idle_bridge(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bridge]:
+    """One bridge for a whole file of tests that never run a turn."""
+    server = Upstream()
+    try:
+        with turnless_bridge(request, tmp_path_factory.mktemp("idle"), server.base_url) as one:
+            yield one
+    finally:
         server.stop()
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAIPair:
+    """A bridge with a token, and the scripted OpenAI API behind it."""
+
+    bridge: Bridge
+    upstream: OpenAIUpstream
+    token: str
+
+    @property
+    def base_url(self) -> str:
+        """What a client of the OpenAI API is given as its base URL."""
+        return f"http://127.0.0.1:{self.bridge.port}/v1"
+
+
+@pytest.fixture(scope="module")
+def openai_pair(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[OpenAIPair]:
+    """One bridge and its upstream for a whole file of tests; `openai` clears the upstream for each."""
+    token = "the-hosts-token-for-the-bridge-52c1"
+    server = OpenAIUpstream()
+    root = tmp_path_factory.mktemp("openai")
+    try:
+        with turnless_bridge(request, root, server.base_url, CODEX_BRIDGE_TOKEN=token) as one:
+            yield OpenAIPair(one, server, token)
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def openai(openai_pair: OpenAIPair) -> Iterator[OpenAIPair]:
+    """The pair, for one test. Whatever it does, the upstream may see the provider's key and never the host's."""
+    upstream, token = openai_pair.upstream, openai_pair.token
+    try:
+        yield openai_pair
+        for seen in upstream.requests:
+            head = f"{seen.method} {seen.target}\n{seen.raw_headers}"
+            assert seen.headers["authorization"] == f"Bearer {API_KEY}", head
+            assert token not in head
+            assert token.encode() not in seen.body, head
+        assert not upstream.errors, upstream.errors
+    finally:
+        upstream.clear()

@@ -84,6 +84,7 @@ class Response:
     status: int
     body: bytes = b""
     headers: Headers = ()
+    reason: str | None = None
 
 
 @dataclass(slots=True)
@@ -438,8 +439,10 @@ class _Connection:
         return keep_alive and await self._drop_rest_of_body()
 
     def _write_response(self, response: Response, keep_alive: bool, has_body: bool) -> None:
-        head = encode_status_and_headers(response.status, response.headers)
-        length = b"" if response.status == 204 else b"Content-Length: %d\r\n" % len(response.body)
+        head = encode_status_and_headers(response.status, response.headers, response.reason)
+        # A 304 could only tell the length of what it leaves out, which is not known here (RFC 9110 8.6).
+        is_bare = response.status in (204, 304)
+        length = b"" if is_bare else b"Content-Length: %d\r\n" % len(response.body)
         end = b"\r\n" if keep_alive else b"Connection: close\r\n\r\n"
         body = response.body if has_body else b""
         self.transport.write(b"".join((head, self._server.date_line, length, end, body)))
@@ -447,7 +450,7 @@ class _Connection:
     async def _write_stream(self, response: StreamResponse, head: RequestHead, keep_alive: bool) -> bool:
         sized = any(name.lower() == "content-length" for name, _ in response.headers)
         chunked = not sized and not response.until_close and head.version == "1.1"
-        keep_alive = keep_alive and (sized or chunked)
+        keep_alive = keep_alive and (sized or chunked) and self._is_body_droppable()
         start = encode_status_and_headers(response.status, response.headers, response.reason)
         framing = b"Transfer-Encoding: chunked\r\n" if chunked else b""
         end = b"\r\n" if keep_alive else b"Connection: close\r\n\r\n"

@@ -18,7 +18,7 @@ from ..protocol.http_messages import Headers
 
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{1,5})?")
-_CORS_METHODS = "GET, POST, DELETE, OPTIONS"
+_CORS_METHODS = "GET, POST, PUT, PATCH, DELETE, OPTIONS"
 _CORS_HEADERS = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID"
 # How long a browser may remember the answer to a preflight.
 _CORS_MAX_AGE_S = "600"
@@ -88,11 +88,13 @@ class Access:
             )
 
 
-def preflight_headers() -> Headers:
+def preflight_headers(request: Request) -> Headers:
     """Return the headers that answer a browser's preflight from an allowed origin, besides its CORS headers."""
+    # Clients of what is behind /v1 have headers of their own, OpenAI's a dozen: the origin is what counts.
+    asked = request.header("access-control-request-headers")
     return (
         ("Access-Control-Allow-Methods", _CORS_METHODS),
-        ("Access-Control-Allow-Headers", _CORS_HEADERS),
+        ("Access-Control-Allow-Headers", asked or _CORS_HEADERS),
         ("Access-Control-Max-Age", _CORS_MAX_AGE_S),
     )
 

@@ -13,8 +13,13 @@ from ..limits import UNLIMITED
 from ..services import forward
 from ..services.runtime_config import RuntimeConfig
 
-# The bridge answers for itself which pages may read its answers.
+# TRACE would have the upstream show the key; after a CONNECT the two ends would not agree on what a body is.
+_REFUSED_METHODS = frozenset({"TRACE", "CONNECT"})
+# The bridge answers for itself which pages may call it and read its answers. Ollama refuses origins on its own.
 _CORS_PREFIX = "access-control-"
+_NOT_PASSED_ON = frozenset({"origin"})
+# An answer opened in a browser must not run as a page of the bridge, which may call all its routes.
+_NO_PAGE = ("Content-Security-Policy", "sandbox")
 
 
 class ProxyRoutes:
@@ -34,13 +39,25 @@ class ProxyRoutes:
                 code="no_upstream",
                 status=400,
             )
+        _check_is_plain_http(request)
         target = upstream.path + _path_below_v1(request) + (f"?{request.query}" if request.query else "")
         framing = request.head.framing
         body = StreamedBody(request.iter_body(UNLIMITED), framing.length) if framing.has_body else b""
-        answer = await forward.send(self._client, upstream, request, target, body)
+        answer = await forward.send(self._client, upstream, request, target, body, _NOT_PASSED_ON)
         reply = forward.stream_through(request, answer, _on_failure)
-        reply.headers = tuple(item for item in reply.headers if not item[0].startswith(_CORS_PREFIX))
+        kept = (item for item in reply.headers if not item[0].startswith(_CORS_PREFIX))
+        reply.headers = (*kept, _NO_PAGE)
         return reply
+
+
+def _check_is_plain_http(request: Request) -> None:
+    """Refuse what is no request with one answer. An Upgrade other than to WebSocket may be ignored, and is."""
+    method = request.method.upper()  # as an upstream might read it
+    asked = method if method in _REFUSED_METHODS else ""
+    if (request.header("upgrade") or "").lower() == "websocket":
+        asked = "WebSocket"
+    if asked:
+        raise BridgeError(f"{asked} is not passed on under /v1.", code="not_implemented", status=501)
 
 
 def _path_below_v1(request: Request) -> str:
@@ -52,9 +69,11 @@ def _path_below_v1(request: Request) -> str:
         .replace("%2f", "/")
         .replace("%5c", "\\")
         .replace("\\", "/")
+        .replace("%3b", ";")
         .split("/")
     ):
-        if segment in (".", ".."):
+        # Some servers take what stands behind a ; off a segment before they resolve it.
+        if segment.partition(";")[0] in (".", ".."):
             raise MalformedRequest("A path under /v1 has no segment that is . or ..")
     return path
 

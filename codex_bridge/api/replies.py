@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..adapters.http_server import Response
+from ..adapters.http_server import Request, Response
 from ..errors import BridgeError
 from ..protocol import json_codec
 from ..protocol.http_messages import Headers
@@ -24,7 +24,11 @@ def ok(status: int = 200, /, **fields: Any) -> Response:
     return Response(status, json_codec.encode({"ok": True, **fields}) + b"\n", JSON_HEADERS)
 
 
-def failure(problem: BridgeError) -> Response:
-    """Return the answer that tells an error."""
-    body = {"ok": False, "error": problem.message, "code": problem.code, **problem.details}
+def failure(problem: BridgeError, request: Request | None = None) -> Response:
+    """Return the answer that tells an error to the client of `request`."""
+    error: Any = problem.message
+    if request is not None and request.header("x-stainless-lang") is not None:
+        # OpenAI's own clients, which all send this header, show a message only where their API has it.
+        error = {"message": error, "type": "codex_bridge_error", "param": None, "code": problem.code}
+    body = {"ok": False, "error": error, "code": problem.code, **problem.details}
     return Response(problem.status, json_codec.encode(body) + b"\n", JSON_HEADERS + problem.headers)

@@ -61,7 +61,7 @@ class Router:
         try:
             response = await self._dispatch(request, cors)
         except BridgeError as problem:
-            response = replies.failure(problem)
+            response = replies.failure(problem, request)
         if cors:
             response.headers = (*response.headers, *cors)
         return response
@@ -77,7 +77,9 @@ class Router:
         is_preflight = method == "OPTIONS" and request.header("access-control-request-method") is not None
         if methods and (is_preflight or (route is None and method == "OPTIONS")):
             # A preflight brings no token by its nature, and tells nothing but the table's methods.
-            return Response(204, b"", (("Allow", _allow(methods)), *(preflight_headers() if cors else ())))
+            return Response(
+                204, b"", (("Allow", _allow(methods)), *(preflight_headers(request) if cors else ()))
+            )
         if route is None or not route.is_open:
             self._guard.check_token(request)
         if not methods:

@@ -47,12 +47,16 @@ class RequestHead:
 
 @dataclass(frozen=True, slots=True)
 class ResponseHead:
-    """An upstream's response up to its body."""
+    """An upstream's response up to its body.
+
+    `fields` are its headers with repeated ones apart: two Set-Cookie cannot be joined (RFC 9110 5.3).
+    """
 
     status: int
     reason: str
     version: str
     headers: Mapping[str, str]
+    fields: Headers
     framing: Framing
 
     @property

@@ -22,7 +22,7 @@ from ..limits import (
     MAX_REMEMBERED_HEAD_BYTES,
     REMEMBERED_HEADS,
 )
-from .http_messages import EMPTY_BODY, Framing, RequestHead, ResponseHead, keeps_alive
+from .http_messages import EMPTY_BODY, Framing, Headers, RequestHead, ResponseHead, keeps_alive
 
 _TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _FIELDS = rf"((?:{_TOKEN}:[\t\x20-\x7e\x80-\xff]*\r\n)*)\r\n"
@@ -91,7 +91,7 @@ def _parse_request_head(head: str) -> RequestHead:
     if match is None:
         raise MalformedRequest(_explain(head, "METHOD target HTTP/1.1"))
     method, target, minor, fields = match.groups()
-    headers = _parse_fields(fields)
+    headers = _join_repeated(_parse_fields(fields))
     if minor == "1" and "host" not in headers:
         raise MalformedRequest("An HTTP/1.1 request needs a Host header.")
     version = "1." + minor
@@ -118,32 +118,36 @@ def parse_response_head(head: str, method: str) -> ResponseHead:
     match = _RESPONSE.fullmatch(head)
     if match is None:
         raise MalformedRequest(_explain(head, "HTTP/1.1 status reason"))
-    minor, status_text, reason, fields = match.groups()
+    minor, status_text, reason, text = match.groups()
     status = int(status_text)
-    headers = _parse_fields(fields)
+    fields = _parse_fields(text)
+    headers = _join_repeated(fields)
     if method == "HEAD" or status in (204, 304) or status < 200:
         framing = EMPTY_BODY
     elif "transfer-encoding" in headers:
         framing = _transfer_coding(headers)
     else:
         framing = Framing(length=_content_length(headers))
-    return ResponseHead(status, reason or "", "1." + minor, headers, framing)
+    return ResponseHead(status, reason or "", "1." + minor, headers, fields, framing)
 
 
-def _parse_fields(fields: str) -> dict[str, str]:
-    headers: dict[str, str] = {}
-    lines = fields.split("\r\n")
+def _parse_fields(text: str) -> Headers:
+    lines = text.split("\r\n")
     if len(lines) - 1 > MAX_HEADER_COUNT:
         raise HeadersTooLarge(f"More than {MAX_HEADER_COUNT} headers came.")
-    for line in lines[:-1]:
-        name, _, value = line.partition(":")
-        name = name.lower()
-        value = value.strip(" \t")
+    pairs = (line.partition(":") for line in lines[:-1])
+    return tuple((name.lower(), value.strip(" \t")) for name, _, value in pairs)
+
+
+def _join_repeated(fields: Headers) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    for name, value in fields:
         if name in headers:
             if name in ("host", "authorization"):
                 raise MalformedRequest(f"The header {name.title()} came more than once.")
-            value = f"{headers[name]}, {value}"
-        headers[name] = value
+            headers[name] += f", {value}"
+        else:
+            headers[name] = value
     return headers
 
 

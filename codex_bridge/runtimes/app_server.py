@@ -360,6 +360,24 @@ class AppServerRuntime:
             self.close_thread(resting)
 
 
+class BriefSandbox:
+    """Implements the port `Sandbox` where no app-server is kept: it lives as long as the command."""
+
+    def __init__(self, command: str | None, environ: Mapping[str, str]) -> None:
+        self._command = command
+        self._environ = environ
+
+    async def run_command(
+        self, command: Sequence[str], cwd: str, sandbox_mode: str, timeout_s: float
+    ) -> CommandResult:
+        """Run one command in the sandbox; see `Sandbox`."""
+        server = AppServerRuntime(self._command, self._environ)
+        try:
+            return await server.run_command(command, cwd, sandbox_mode, timeout_s)
+        finally:
+            await server.stop()
+
+
 class _Run:
     """One turn while it runs."""
 

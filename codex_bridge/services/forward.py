@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from ..adapters.http_client import Body, ClientResponse, HttpClient
 from ..adapters.http_server import Request, Response, Stream, StreamResponse
 from ..errors import UpstreamFailed
-from ..protocol.http_messages import Headers, connection_options
+from ..protocol.http_messages import Headers, ResponseHead, connection_options
 from .providers import Upstream
 
 # Fields of one connection, never passed on (RFC 9110 7.6.1), and those that are set anew.
 _DROPPED = frozenset({
-    "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer",
+    "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer",
     "transfer-encoding", "upgrade", "host", "authorization", "content-length", "expect", "date",
 })  # fmt: skip
 
@@ -48,16 +48,19 @@ def stream_through(
     `on_failure` is told when the answer breaks off, and may return last words in place of a broken connection;
     `on_piece` sees each piece of the body before the client does.
     """
-    status, headers = answer.head.status, passed_on(answer.head.headers)
-    if not answer.head.framing.has_body and request.method != "HEAD":
+    head = answer.head
+    headers = passed_on(head.headers, head.fields)
+    # A 204 has no body to leave out.
+    is_head = request.method == "HEAD" and head.status != 204
+    if not head.framing.has_body and not is_head:
         answer.release()
-        return Response(status, headers=headers)
-    length = answer.head.headers.get("content-length")
+        return Response(head.status, headers=headers, reason=head.reason)
+    length = _told_length(head) if is_head else head.framing.length
     if length is not None:
-        headers = (*headers, ("Content-Length", length))
-    if request.method == "HEAD":
+        headers = (*headers, ("Content-Length", str(length)))
+    if is_head:
         answer.release()
-        return StreamResponse(status, headers, _nothing)
+        return StreamResponse(head.status, headers, _nothing, reason=head.reason)
 
     async def pump(stream: Stream) -> None:
         try:
@@ -74,15 +77,25 @@ def stream_through(
             answer.close()
 
     return StreamResponse(
-        status, headers, lambda stream: stream.while_open(pump(stream)), reason=answer.head.reason
+        head.status, headers, lambda stream: stream.while_open(pump(stream)), reason=head.reason
     )
+
+
+def _told_length(head: ResponseHead) -> str | None:
+    """Return the length that the answer to a HEAD tells of the body it leaves out."""
+    text = head.headers.get("content-length", "")
+    # A transfer coding makes a length that stands beside it void (RFC 9112 6.3).
+    return text if text.isdecimal() and "transfer-encoding" not in head.headers else None
 
 
 async def _nothing(stream: Stream) -> None:
     """Write no body."""
 
 
-def passed_on(headers: Mapping[str, str]) -> Headers:
-    """Return the headers that are meant for the other end, not for one connection."""
+def passed_on(headers: Mapping[str, str], fields: Headers | None = None) -> Headers:
+    """Return the headers that are meant for the other end, not for one connection.
+
+    `fields` are the same with repeated ones apart, which then stay apart.
+    """
     dropped = _DROPPED | connection_options(headers)
-    return tuple((name, value) for name, value in headers.items() if name not in dropped)
+    return tuple(field for field in fields or headers.items() if field[0] not in dropped)

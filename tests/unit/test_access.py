@@ -114,10 +114,20 @@ def test_a_preflight_of_an_allowed_origin_is_answered_without_the_token() -> Non
     )
     reply = ask(data, access("https://cms.example", token=TOKEN))
     assert reply.status == 204
-    for method in ("GET", "POST", "DELETE"):
+    for method in ("GET", "POST", "PUT", "PATCH", "DELETE"):
         assert method in reply.headers["access-control-allow-methods"]
     for name in ("authorization", "content-type", "last-event-id", "idempotency-key"):
         assert name in reply.headers["access-control-allow-headers"].lower()
+
+
+def test_a_preflight_of_an_allowed_origin_may_ask_for_any_header() -> None:
+    asked = "authorization,x-stainless-lang,openai-project"
+    data = request(
+        "OPTIONS /closed HTTP/1.1", "Origin: https://cms.example", "Access-Control-Request-Method: PATCH",
+        f"Access-Control-Request-Headers: {asked}",
+    )  # fmt: skip
+    reply = ask(data, access("https://cms.example", token=TOKEN))
+    assert reply.headers["access-control-allow-headers"] == asked
 
 
 @pytest.mark.parametrize(

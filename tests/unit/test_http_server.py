@@ -206,14 +206,22 @@ async def test_a_short_body_that_nobody_read_is_dropped(body: bytes) -> None:
         assert [(await peer.reply()).body for _ in range(2)] == [b"/p", b"/a"]
 
 
-@pytest.mark.parametrize("path", ["ignored", "too large"])
+async def ignore_and_stream(request: Request) -> StreamResponse:
+    async def run(stream: Stream) -> None:
+        await stream.write(b"streamed")
+
+    return StreamResponse(200, (), run)
+
+
+@pytest.mark.parametrize(("handler", "status"), [(ignore, 200), (ignore_and_stream, 200), (echo, 413)])
 @on_loop
-async def test_a_long_body_ends_the_connection_and_the_answer_still_arrives(path: str) -> None:
-    handler = ignore if path == "ignored" else echo
+async def test_a_long_body_ends_the_connection_and_the_answer_still_arrives(
+    handler: Handler, status: int
+) -> None:
     async with serving(handler, brisk()) as (_, port), connected(port) as peer:
         peer.writer.write(post(b"x" * 3_000_000) + GET)
         reply = await peer.reply()
-        assert (reply.status, reply.closes) == (200 if path == "ignored" else 413, True)
+        assert (reply.status, reply.closes) == (status, True)
         assert await peer.rest() == b""
 
 
@@ -226,17 +234,19 @@ async def test_a_chunked_body_past_the_limit_is_413() -> None:
 
 
 @on_loop
-async def test_head_and_204_have_no_body() -> None:
+async def test_head_204_and_304_have_no_body() -> None:
     async def handle(request: Request) -> Response:
-        return Response(204) if request.path == "/none" else Response(200, b"hello")
+        return Response(int(request.path[1:])) if request.path[1:].isdigit() else Response(200, b"hello")
 
     async with serving(handle) as (_, port), connected(port) as peer:
-        await peer.send(request("HEAD / HTTP/1.1") + request("GET /none HTTP/1.1") + GET)
+        asked = [request(f"{line} HTTP/1.1") for line in ("HEAD /", "GET /204", "GET /304")]
+        await peer.send(b"".join(asked) + GET)
         head = await peer.reply(head_only=True)
         assert (head.status, head.headers["content-length"]) == (200, "5")
-        none = await peer.reply()
-        assert none.status == 204
-        assert "content-length" not in none.headers
+        for status in (204, 304):
+            none = await peer.reply(head_only=True)
+            assert none.status == status
+            assert "content-length" not in none.headers
         assert (await peer.reply()).body == b"hello"
 
 
