@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..adapters.http_server import Request, Response
 from ..runtime import Account
 from ..services.device_auth import HOW_TO_SIGN_IN, DeviceAuth, DeviceLogin, DeviceLoginStatus, LoginStatus
+from ..services.providers import AuthMode
 from . import fields, replies
 
 _NO_FIELDS: frozenset[str] = frozenset()
@@ -56,7 +57,7 @@ class AuthRoutes:
         auth = self._auth
         if auth.is_used:
             return auth.status() is LoginStatus.LOGGED_IN
-        return auth.auth_mode == "none" or auth.has_key
+        return auth.auth_mode == AuthMode.NONE or auth.has_key
 
     def _describe(self) -> str:
         auth, account = self._auth, self._auth.account
@@ -75,7 +76,7 @@ class AuthRoutes:
 
     def _describe_provider(self) -> str:
         """Say what is needed where Codex's own sign-in is not."""
-        if self._auth.auth_mode == "none":
+        if self._auth.auth_mode == AuthMode.NONE:
             return "The provider needs no sign-in."
         if self._auth.has_key:
             return "Requests go out with the provider's key; no sign-in is needed."

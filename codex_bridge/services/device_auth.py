@@ -179,6 +179,7 @@ class DeviceAuth:
         """Return why a turn failed, in words that say what to do where the sign-in was not taken."""
         if failure.code != "unauthorized":
             return failure
+        self.account = None  # whatever was known: the next turn asks first
         self._on_changed()
         return Failure(
             "Codex's sign-in is not taken any more; POST /auth/logout, then GET /auth/device for a new one. "
@@ -191,7 +192,7 @@ class DeviceAuth:
 
         Raises `CodexFailed` with the code `sign_in_failed`.
         """
-        if not self.is_pending:
+        if not self.is_pending and self._starting is None:
             await self.look()
         if self.account is not None and self.account.is_ready:
             return None
@@ -229,8 +230,7 @@ class DeviceAuth:
     async def stop(self) -> None:
         """Give up what is under way."""
         self._stopping = True
-        if self._timer is not None:
-            self._timer.cancel()
+        self._end_login(DeviceLoginStatus.CANCELLED)
         for task in self._tasks:
             task.cancel()
         if self._tasks:

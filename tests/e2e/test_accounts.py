@@ -114,7 +114,7 @@ def test_a_login_that_cannot_be_begun(
 
 def test_an_expired_login_is_given_up_in_codex(bridge: BridgeFactory, fake_codex: FakeFactory) -> None:
     fake = fake_codex()
-    one = bridge(**CHATGPT, CODEX_BIN=fake, CODEX_DEVICE_LOGIN_TIMEOUT_MS=300)
+    one = bridge(**CHATGPT, CODEX_BIN=fake, CODEX_DEVICE_LOGIN_TIMEOUT_MS=1000)
     assert one.get("/auth/device").json["status"] == "pending"
     cancel = wait_until(lambda: fake.received("account/login/cancel"), "the end of the login")[0]
     assert [cancel["params"]["loginId"]] == fake.logins()

@@ -193,15 +193,19 @@ def test_a_refusal(chatgpt: StartBridge, issuer: Issuer, status: int) -> None:
 
 
 def test_a_code_that_nobody_enters(chatgpt: StartBridge, issuer: Issuer) -> None:
-    one = chatgpt(CODEX_DEVICE_LOGIN_TIMEOUT_MS=400)
+    one = chatgpt(CODEX_DEVICE_LOGIN_TIMEOUT_MS=1000)
     assert show_code(one)["expires_in_minutes"] == 1
     assert wait_login(one, "expired")["user_code"] is None
     told = status_of(one)
     assert (told["logged_in"], "in time" in told["message"]) == (False, True)
     issuer.approve()
-    assert one.get("/auth/device").status == 200
-    wait_login(one, "completed")
-    assert issuer.asked["usercode"] == 2
+
+    def try_again() -> bool:
+        one.get("/auth/device")  # on a slow machine this one may be too late as well
+        return bool(status_of(one)["logged_in"])
+
+    wait_until(try_again, "the sign-in with a new code")
+    assert issuer.asked["usercode"] >= 2
 
 
 def test_offline(chatgpt: StartBridge, issuer: Issuer) -> None:

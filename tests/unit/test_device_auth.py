@@ -197,7 +197,8 @@ async def test_a_login_that_expires_is_given_up_in_codex() -> None:
     codex = Codex()
     codex.asked["cancel id-1"] = asyncio.Event()
     auth = auth_with(codex, lifetime_s=0.05)
-    login = await auth.begin()
+    codex.tell(LoginStarted("id-1", "http://issuer.example/device", "CODE-1"))
+    login = auth.login
     assert login is not None
     await codex.asked["cancel id-1"].wait()
     assert login.status is EXPIRED
@@ -237,6 +238,17 @@ async def test_signing_out_waits_for_a_start_that_is_under_way() -> None:
     assert auth.login.status is CANCELLED
     assert login is auth.login
     assert codex.calls.index("sign_out") > codex.calls.index("start")
+    await auth.stop()
+
+
+@on_loop
+async def test_a_sign_out_is_known_from_the_moment_it_is_done() -> None:
+    codex = Codex(ANN)
+    auth = auth_with(codex)
+    await auth.look()
+    codex.held["read"] = asyncio.Event()
+    await auth.sign_out()
+    assert (auth.status(), auth.login) == (LoginStatus.LOGGED_OUT, None)
     await auth.stop()
 
 
@@ -310,6 +322,7 @@ def test_other_auth_modes_ask_nobody(mode: str) -> None:
         auth = auth_with(codex, mode, has_key=True)
         assert await auth.status_for_health() is LoginStatus.NOT_REQUIRED
         codex.tell(AccountChanged())
+        assert asyncio.all_tasks() == {asyncio.current_task()}
         assert codex.calls == []
 
     check()
@@ -359,6 +372,7 @@ async def test_a_refused_sign_in_says_what_to_do() -> None:
     told = auth.explain(Failure("the token was taken back", "unauthorized"))
     assert told.code == "sign_in_required"
     assert "the token was taken back" in told.message
+    assert auth.status() is LoginStatus.UNKNOWN
     await auth.look()
     assert auth.status() is LoginStatus.LOGGED_OUT
 
@@ -367,7 +381,7 @@ async def test_a_refused_sign_in_says_what_to_do() -> None:
 async def test_nothing_goes_on_after_the_stop() -> None:
     codex = Codex()
     auth = auth_with(codex, lifetime_s=0.02)
-    await auth.begin()
+    codex.tell(LoginStarted("id-1", "http://issuer.example/device", "CODE-1"))
     codex.held["read"] = asyncio.Event()
     codex.tell(AccountChanged())
     await auth.stop()
