@@ -71,13 +71,18 @@ class Bridge:
             self._runtime = ExecRuntime(config.codex_bin, self._environ)
             sandbox = BriefSandbox(config.codex_bin, self._environ)
         self._sandbox = SandboxCheck(sandbox, config.sandbox_mode)
-        self._preflight = Preflight(
-            config.codex_bin, self._environ, self._sandbox, self._client, lambda: runtime_config.backend
-        )
         self._device_auth = DeviceAuth(
             AppServerAccounts(self._app_server, self._environ),
             runtime_config.auth_state,
             config.device_login_timeout_ms / 1000,
+        )
+        self._preflight = Preflight(
+            config.codex_bin,
+            self._environ,
+            self._sandbox,
+            self._device_auth,
+            self._client,
+            lambda: runtime_config.backend,
         )
         self._executor = TurnExecutor(config.max_concurrent_turns, config.max_queued_turns)
         sessions = SessionService()

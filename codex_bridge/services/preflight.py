@@ -1,6 +1,6 @@
 """Preflight: what must be right before a turn can succeed, looked at in the background and told to whoever asks.
 
-Codex and its version, the protocol that it speaks, its sandbox, and the upstream.
+Codex and its version, the protocol that it speaks, its sandbox, its sign-in, and the upstream.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from ..errors import UpstreamFailed
 from ..limits import UPSTREAM_CHECK_TIMEOUT_S, UPSTREAM_RECHECK_S, VERSION_TIMEOUT_S
 from ..protocol import codex
 from ..workspace.scratch import remove_scratch
+from .device_auth import DeviceAuth
 from .providers import Backend
 from .sandbox import SandboxCheck
 
@@ -51,6 +52,7 @@ class Preflight:
         command: str | None,
         environ: Mapping[str, str],
         sandbox: SandboxCheck,
+        device_auth: DeviceAuth,
         client: HttpClient,
         backend: Callable[[], Backend],
     ) -> None:
@@ -58,6 +60,7 @@ class Preflight:
         self.version: str | None = None
         self._environ = environ
         self._sandbox = sandbox
+        self._device_auth = device_auth
         self._client = client
         self._backend = backend
         self._directory = ""
@@ -78,6 +81,7 @@ class Preflight:
         self._begin("version", self._check_version)
         self._begin("protocol", self._check_protocol)
         self._begin("sandbox", self._check_sandbox)
+        self._begin("sign_in", self._check_sign_in)
         now = asyncio.get_running_loop().time()
         asked = self._asked
         if asked is None or asked[0] is not self._backend() or now - asked[1] > UPSTREAM_RECHECK_S:
@@ -87,14 +91,16 @@ class Preflight:
         tasks = dict(self._tasks)
         await asyncio.wait(tasks.values(), timeout=timeout_s)
         checks = [self._describe_codex()]
-        for name in ("version", "protocol", "sandbox", "upstream"):
+        for name in ("version", "protocol", "sandbox", "sign_in", "upstream"):
             task = tasks[name]
             is_known = task.done() and not task.cancelled()
             checks.append(
                 task.result() if is_known else Check(name, Status.UNKNOWN, "There is no answer yet.")
             )
-            if is_known and name != "upstream" and checks[-1].status is not Status.OK:
-                self._drop(name)  # it may be mended when the next one asks
+            if is_known and (
+                name == "sign_in" or (name != "upstream" and checks[-1].status is not Status.OK)
+            ):
+                self._drop(name)  # it may have changed when the next one asks
         return checks
 
     def to_json(self, checks: list[Check]) -> dict[str, Any]:
@@ -189,13 +195,25 @@ class Preflight:
             return Check("sandbox", Status.UNKNOWN, sandbox.message)
         return Check("sandbox", Status.OK if sandbox.works else Status.FAILED, sandbox.message)
 
+    async def _check_sign_in(self) -> Check:
+        auth = self._device_auth
+        if not auth.is_used:
+            return Check("sign_in", Status.SKIPPED, "Model requests do not use Codex's own sign-in.")
+        obstacle = await auth.find_obstacle()
+        if obstacle is not None:
+            return Check("sign_in", Status.FAILED, obstacle.message)
+        if auth.account is None:
+            message = auth.problem.message if auth.problem else "Codex does not say whether it is signed in."
+            return Check("sign_in", Status.UNKNOWN, message)
+        return Check("sign_in", Status.OK, "Codex is signed in.")
+
     async def _check_upstream(self) -> Check:
         upstream = self._backend().route
         if upstream is None:
             return Check(
                 "upstream",
                 Status.SKIPPED,
-                "Codex uses its own sign-in and service; /auth/status tells of it.",
+                "Codex uses its own service, with its own sign-in.",
             )
         headers = [("Host", upstream.origin.authority), ("Accept", "application/json")]
         if upstream.api_key:

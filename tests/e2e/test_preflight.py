@@ -54,7 +54,7 @@ def doctor(request: pytest.FixtureRequest, upstream: Upstream, directories: Dire
         }  # fmt: skip
         return subprocess.run(
             [*bridge_command(request.config.getoption("--bridge")), "doctor", *arguments],
-            env={**{name: str(value) for name, value in places.items()}, **settings_for(upstream, overrides)},
+            env={**{name: str(value) for name, value in places.items()}, **settings_for(upstream.base_url, overrides)},
             cwd=directories.root,
             capture_output=True,
             text=True,
@@ -69,9 +69,9 @@ def doctor(request: pytest.FixtureRequest, upstream: Upstream, directories: Dire
 def test_all_is_well(bridge: BridgeFactory, upstream: Upstream) -> None:
     one = bridge()
     checks = checks_of(one)
-    assert {name: check["status"] for name, check in checks.items()} == dict.fromkeys(
-        ("codex", "version", "protocol", "sandbox", "upstream"), "ok"
-    )
+    assert {name: check["status"] for name, check in checks.items()} == {
+        "codex": "ok", "version": "ok", "protocol": "ok", "sandbox": "ok", "sign_in": "skipped", "upstream": "ok",
+    }  # fmt: skip
     assert checks["codex"]["message"] == str(codex_binary())
     assert upstream.base_url.removesuffix("/v1") in checks["upstream"]["message"]
     preflight = one.get("/runtime/info").json["preflight"]
@@ -164,8 +164,8 @@ def test_doctor_finds_all_well(doctor: Doctor, directories: Directories) -> None
     assert done.returncode == 0, done
     lines = [line.split(maxsplit=2) for line in done.stdout.splitlines()]
     assert [(status, name) for status, name, _ in lines] == [
-        ("ok", name) for name in ("codex", "version", "protocol", "sandbox", "upstream")
-    ]
+        ("ok", "codex"), ("ok", "version"), ("ok", "protocol"), ("ok", "sandbox"), ("skipped", "sign_in"), ("ok", "upstream"),
+    ]  # fmt: skip
     assert done.stderr == ""
     assert not (directories.codex_home / "config.toml").exists()
 
@@ -176,9 +176,19 @@ def test_doctor_tells_what_is_wrong(doctor: Doctor, upstream: Upstream, caged_co
     assert done.returncode == 1
     found: dict[str, dict[str, Any]] = {check["name"]: check for check in json.loads(done.stdout)}
     assert {name: check["status"] for name, check in found.items()} == {
-        "codex": "ok", "version": "ok", "protocol": "ok", "sandbox": "failed", "upstream": "failed",
+        "codex": "ok", "version": "ok", "protocol": "ok", "sandbox": "failed", "sign_in": "skipped", "upstream": "failed",
     }  # fmt: skip
     assert "127.0.0.1:1" in found["upstream"]["message"]
+
+
+@pytest.mark.codex
+def test_doctor_tells_that_nobody_is_signed_in(doctor: Doctor) -> None:
+    unset = dict.fromkeys(("CODEX_PROVIDER_API_BASE_URL", "CODEX_PROVIDER_API_KEY"))
+    done = doctor("--json", CODEX_RUNTIME_PROVIDER="openai", **unset)
+    assert done.returncode == 1
+    found = {check["name"]: check for check in json.loads(done.stdout)}
+    assert (found["sign_in"]["status"], found["upstream"]["status"]) == ("failed", "skipped")
+    assert "/auth/device" in found["sign_in"]["message"]
 
 
 def test_doctor_refuses_settings_that_cannot_be_used(doctor: Doctor) -> None:

@@ -71,7 +71,9 @@ def test_codexs_own_service_is_named_no_provider() -> None:
     turn = request()
     assert codex_exec.environment(turn) == {}
     given = overrides(codex_exec.arguments("codex", turn, None, []))
-    assert not {key for key in given if "provider" in key or codex_exec.TOKEN_VARIABLE in key or key == "model"}
+    assert not {
+        key for key in given if "provider" in key or codex_exec.TOKEN_VARIABLE in key or key == "model"
+    }
     assert given["projects"] == {"/w": {"trust_level": "untrusted"}}
 
 

@@ -11,7 +11,10 @@ import pytest
 from codex_bridge.adapters.http_client import HttpClient, Origin
 from codex_bridge.errors import CodexFailed
 from codex_bridge.runtime import CommandResult, Failure
+from codex_bridge.runtimes.accounts import AppServerAccounts
+from codex_bridge.runtimes.app_server import AppServerRuntime
 from codex_bridge.services import sandbox
+from codex_bridge.services.device_auth import DeviceAuth
 from codex_bridge.services.preflight import Check, Preflight, Status
 from codex_bridge.services.providers import AuthMode, Backend, ProviderSettings, Upstream
 from codex_bridge.services.sandbox import SandboxCheck
@@ -114,7 +117,8 @@ async def look_at(port: int) -> Check:
     client = HttpClient(5.0, 5.0, 5.0)
     check = SandboxCheck(Machine("holds"), "danger-full-access")
     target = backend(port)
-    preflight = Preflight(None, {}, check, client, lambda: target)
+    auth = DeviceAuth(AppServerAccounts(AppServerRuntime(None, {}), {}), lambda: ("api_key", True), 900.0)
+    preflight = Preflight(None, {}, check, auth, client, lambda: target)
     *_, found = await preflight.examine(10.0)
     await preflight.stop()
     client.close()
