@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -178,4 +180,10 @@ def _reason(problem: OSError | UnicodeError) -> str:
         return why + (advice if problem.verify_code in _UNKNOWN_ISSUER else "")
     if isinstance(problem, ssl.SSLError) and problem.reason:
         return f"TLS failed ({problem.reason.lower().replace('_', ' ')})"
+    if (
+        isinstance(problem, OSError)
+        and problem.errno
+        and not isinstance(problem, (socket.gaierror, ssl.SSLError))
+    ):
+        return os.strerror(problem.errno)  # asyncio's own text repeats the address as a tuple
     return getattr(problem, "strerror", None) or str(problem) or "the connection was closed"

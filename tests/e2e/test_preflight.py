@@ -54,7 +54,10 @@ def doctor(request: pytest.FixtureRequest, upstream: Upstream, directories: Dire
         }  # fmt: skip
         return subprocess.run(
             [*bridge_command(request.config.getoption("--bridge")), "doctor", *arguments],
-            env={**{name: str(value) for name, value in places.items()}, **settings_for(upstream.base_url, overrides)},
+            env={
+                **{name: str(value) for name, value in places.items()},
+                **settings_for(upstream.base_url, overrides),
+            },
             cwd=directories.root,
             capture_output=True,
             text=True,

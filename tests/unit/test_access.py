@@ -108,6 +108,18 @@ def test_another_origin_is_refused_before_any_route(line: str, origin: str) -> N
     assert not any(name.startswith("access-control") for name in reply.headers)
 
 
+@pytest.mark.parametrize(
+    ("site", "mode", "status"),
+    [
+        ("cross-site", "no-cors", 403), ("cross-site", "cors", 403), ("cross-site", "navigate", 200),
+        ("same-site", "no-cors", 200), ("same-origin", "cors", 200), ("none", "navigate", 200),
+    ],
+)  # fmt: skip
+def test_what_another_site_embeds_is_refused(site: str, mode: str, status: int) -> None:
+    headers = (f"Sec-Fetch-Site: {site}", f"Sec-Fetch-Mode: {mode}")
+    assert ask(request("GET /open HTTP/1.1", *headers), access()).status == status
+
+
 def test_a_preflight_of_an_allowed_origin_is_answered_without_the_token() -> None:
     data = request(
         "OPTIONS /closed HTTP/1.1", "Origin: https://cms.example", "Access-Control-Request-Method: POST"
