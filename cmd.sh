@@ -15,6 +15,7 @@ usage: ./cmd.sh COMMAND [ARGUMENT ...]
   check    run the linter, the formatter's check and the type checker
   bench    print the figures of docs/performance.md (see ./cmd.sh bench --help)
   serve    run the bridge from this checkout (arguments as for codex-bridge serve)
+  doctor   look whether Codex, its sandbox and the model provider work
   help     this text
 
 `test` passes further arguments to pytest: ./cmd.sh test -k stream
@@ -128,10 +129,10 @@ case $command in
     make_full_environment
     exec .venv/bin/python -m tests.bench "$@"
     ;;
-  serve)
+  serve | doctor)
     make_user_environment
     cd "$caller"
-    exec "$root/.venv/bin/codex-bridge" serve "$@"
+    exec "$root/.venv/bin/codex-bridge" "$command" "$@"
     ;;
   help | -h | --help) usage ;;
   *)
