@@ -110,6 +110,7 @@ def test_a_death_in_mid_turn(bridge: BridgeFactory, fake_codex: FakeFactory) -> 
     [
         ("refuse thread/whatever: no", "codex_failed", "thread/whatever: no"),
         ("silent", "codex_exited", "exited with status 0"),
+        ("big 70000000", "codex_failed", "a line longer than"),
     ],
 )
 def test_an_end_without_an_outcome(
