@@ -153,6 +153,8 @@ MAX_IDLE_UPSTREAM_CONNECTIONS = 16
 UPSTREAM_IDLE_REUSE_S = 20.0
 # A longer request is handed over in pieces, so that a slow upload shows that it moves.
 UPLOAD_PIECE_BYTES = MIB
+# The longest wait that an upstream may ask for before a turn tries again; a longer one holds a slot for nothing.
+MAX_RETRY_AFTER_S = 60
 # The part of an upstream's error answer that is read for its message.
 MAX_ERROR_BODY_BYTES = 64 * KIB
 # An upstream's message in an error is for a person: longer ones are pages of HTML.

@@ -302,10 +302,13 @@ class HttpServer:
     def _start_sweep(self) -> None:
         loop = asyncio.get_running_loop()
         self.date_line = time.strftime("Date: %a, %d %b %Y %H:%M:%S GMT\r\n", time.gmtime()).encode()
+        self._sweep = loop.call_later(self.timeouts.sweep, self._start_sweep)
         now = loop.time()
         for connection in list(self._connections):
-            connection.check_deadline(now)
-        self._sweep = loop.call_later(self.timeouts.sweep, self._start_sweep)
+            # uvloop may raise on a connection that has just broken, whose own task is about to find out. The others
+            # must not lose their deadlines with it.
+            with contextlib.suppress(RuntimeError):
+                connection.check_deadline(now)
 
 
 class _Connection:

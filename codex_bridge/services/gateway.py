@@ -18,7 +18,7 @@ from .. import log
 from ..adapters.http_client import ClientResponse, HttpClient
 from ..adapters.http_server import Request, Response, StreamResponse
 from ..errors import BridgeError, Unauthorized, UpstreamFailed
-from ..limits import MAX_GATEWAY_BODY_BYTES, MAX_UPSTREAM_MESSAGE_CHARACTERS
+from ..limits import MAX_GATEWAY_BODY_BYTES, MAX_RETRY_AFTER_S, MAX_UPSTREAM_MESSAGE_CHARACTERS
 from ..model import new_id
 from ..protocol import json_codec
 from ..protocol.openai import Usage, UsageReader
@@ -28,10 +28,16 @@ from .providers import Upstream
 
 # An event stream gains nothing from compression, and the text of an error must be readable here.
 _NOT_ASKED = frozenset({"accept-encoding"})
-# Answers that a second try may turn: Codex is shown them and tries again.
+# Refusals that a second try may turn, besides those from 500 on.
 _RETRIED = frozenset({408, 409, 425, 429})
-# Codex shows the message of a failed response with this code at once, and does not try again.
+# What an upstream calls a 429 that no waiting mends.
+_NO_CREDIT = "insufficient_quota"
+# How Codex takes a failed response, by its code. It shows the message of the first at once and does not try again;
+# after the others it does, and after the second it waits as long as the message says. (The status of an answer it
+# understands less well: a plain 401 it tries five times, a plain 429 but once.)
 _FINAL_ERROR_CODE = "invalid_prompt"
+_WAITING_ERROR_CODE = "rate_limit_exceeded"
+_PASSING_ERROR_CODE = "server_error"
 
 OnUsage = Callable[[Usage], None]
 
@@ -96,7 +102,7 @@ class Gateway:
             lease.failure = _failure(problem)
             if problem.code == "upstream_timeout" and rest.endswith("responses"):
                 # Silence would be followed by as much silence again: Codex is told to give up.
-                return _final_response(problem)
+                return _failed_response(problem.message, _FINAL_ERROR_CODE)
             return _error_response(problem)
 
     async def _forward(self, request: Request, lease: _Lease, rest: str) -> Response | StreamResponse:
@@ -111,7 +117,9 @@ class Gateway:
         def on_failure(problem: UpstreamFailed) -> bytes | None:
             lease.failure = _failure(problem)
             # As above: no second silence.
-            return b"\n\n" + _failed_event(problem.message) if problem.code == "upstream_timeout" else None
+            if problem.code != "upstream_timeout":
+                return None
+            return b"\n\n" + _failed_event(problem.message, _FINAL_ERROR_CODE)
 
         reader = UsageReader()
 
@@ -130,13 +138,21 @@ async def _refusal(request: Request, answer: ClientResponse, lease: _Lease) -> R
     problem = UpstreamFailed(_describe_refusal(answer, body), code=_refusal_code(status), status=status)
     lease.failure = _failure(problem)
     log.warning("%s", problem.message)
-    if status >= 500 or status in _RETRIED:
-        return Response(
-            status, log.redact(body.decode(errors="replace")).encode(), forward.passed_on(answer.head.headers)
-        )
-    if request.path.endswith("/responses"):
-        return _final_response(problem)
-    return _error_response(problem)
+    if not request.path.endswith("/responses"):
+        return _error_response(problem)
+    wait_s = _read_retry_after(answer)
+    passes = (status >= 500 or status in _RETRIED) and _NO_CREDIT.encode() not in body
+    if not passes or wait_s > MAX_RETRY_AFTER_S:
+        return _failed_response(problem.message, _FINAL_ERROR_CODE)
+    if wait_s:
+        return _failed_response(f"{problem.message}. Please try again in {wait_s}s.", _WAITING_ERROR_CODE)
+    return _failed_response(problem.message, _WAITING_ERROR_CODE if status == 429 else _PASSING_ERROR_CODE)
+
+
+def _read_retry_after(answer: ClientResponse) -> int:
+    """Return the seconds that an upstream asks to wait, 0 when it does not say."""
+    text = answer.head.headers.get("retry-after", "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
 
 
 def _is_web_page(answer: ClientResponse) -> bool:
@@ -184,12 +200,12 @@ def _error_response(problem: UpstreamFailed) -> Response:
     )
 
 
-def _final_response(problem: UpstreamFailed) -> Response:
-    """Return an error that Codex does not try to mend by asking again."""
-    return Response(200, _failed_event(problem.message), (("Content-Type", "text/event-stream"),))
+def _failed_response(message: str, code: str) -> Response:
+    """Return an error as an answer of the model: so Codex does with it what `code` says."""
+    return Response(200, _failed_event(message, code), (("Content-Type", "text/event-stream"),))
 
 
-def _failed_event(message: str) -> bytes:
-    error = {"code": _FINAL_ERROR_CODE, "message": message}
+def _failed_event(message: str, code: str) -> bytes:
+    error = {"code": code, "message": message}
     event = {"type": "response.failed", "response": {"id": "bridge", "status": "failed", "error": error}}
     return b"event: response.failed\ndata: " + json_codec.encode(event) + b"\n\n"

@@ -70,6 +70,23 @@ def test_a_hiccup_is_overcome(bridge: BridgeFactory, upstream: Upstream) -> None
     assert "warning" in kinds(stream.events)
 
 
+def test_an_upstream_that_is_busy_is_asked_again_when_it_says(
+    bridge: BridgeFactory, upstream: Upstream
+) -> None:
+    busy = Failure(429, "too many at once", headers={"retry-after": "1"})
+    answers: Iterator[Answer] = iter([busy, busy, say("Here I am.")])
+    upstream.script = lambda request: next(answers)
+    one = bridge()
+    session_id = one.create_session()
+    stream = one.ready_stream(session_id)
+    one.send(session_id, "Hello")
+    stream.until(lambda event: event.name in ("session.completed", "session.error"))
+    assert stream.events[-1].name == "session.completed"
+    retries = [event.runtime["message"] for event in stream.events if event.runtime.get("code") == "retrying"]
+    assert len(retries) == 2
+    assert all("too many at once" in message and "1s" in message for message in retries)
+
+
 def test_an_upstream_that_closes_in_mid_stream(bridge: BridgeFactory, upstream: Upstream) -> None:
     upstream.script = rounds(say("to be contin", ABORT))
     one = bridge()

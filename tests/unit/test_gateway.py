@@ -161,14 +161,20 @@ async def test_an_unknown_session_has_no_way_through(path: str) -> None:
         assert (await codex.post(path=path)).status == 401
 
 
-def final_message(reply: Reply) -> str:
-    """Return the message of the one event that makes Codex give up at once."""
+def failed_event(reply: Reply) -> tuple[str, str]:
+    """Return the code and the message of the one event, a failed response, that a refusal becomes."""
     assert reply.status == 200
     assert reply.headers["content-type"] == "text/event-stream"
     name, _, data = reply.body.strip().rpartition(b"event: response.failed\ndata: ")
     assert name == b""
-    message = json_codec.decode(data)["response"]["error"]["message"]
-    assert isinstance(message, str)
+    error = json_codec.decode(data)["response"]["error"]
+    return error["code"], error["message"]
+
+
+def final_message(reply: Reply) -> str:
+    """Return the message of the one event that makes Codex give up at once."""
+    code, message = failed_event(reply)
+    assert code == "invalid_prompt"
     return message
 
 
@@ -195,24 +201,41 @@ async def test_a_refusal_that_is_final_is_told_at_once(status: int, code: str) -
 
 
 @pytest.mark.parametrize(
-    ("status", "code"),
+    ("status", "code", "after", "told", "asked"),
     [
-        (408, "upstream_rejected"),
-        (429, "upstream_rate_limited"),
-        (500, "upstream_error"),
-        (503, "upstream_error"),
+        (408, "upstream_rejected", None, "server_error", ""),
+        (429, "upstream_rate_limited", None, "rate_limit_exceeded", ""),
+        (429, "upstream_rate_limited", "3", "rate_limit_exceeded", ". Please try again in 3s."),
+        (429, "upstream_rate_limited", "0", "rate_limit_exceeded", ""),
+        (429, "upstream_rate_limited", "Wed, 21 Oct 2026 07:28:00 GMT", "rate_limit_exceeded", ""),
+        (500, "upstream_error", None, "server_error", ""),
+        (503, "upstream_error", "60", "rate_limit_exceeded", ". Please try again in 60s."),
+        (503, "upstream_error", "61", "invalid_prompt", ""),
+        (429, "upstream_rate_limited", "9" * 40, "rate_limit_exceeded", ""),
     ],
 )
 @on_loop
-async def test_a_refusal_that_may_pass_is_left_to_codex(status: int, code: str) -> None:
+async def test_a_refusal_that_may_pass_is_tried_again_by_codex(
+    status: int, code: str, after: str | None, told: str, asked: str
+) -> None:
     async def script(peer: Peer) -> None:
         await take_request(peer)
-        await peer.send(answer(status, b"later", "Retry-After: 3"))
+        await peer.send(answer(status, b"later", *([f"Retry-After: {after}"] if after else [])))
 
     async with scripted(script) as port, gateway(port) as codex:
-        reply = await codex.post()
-        assert (reply.status, reply.body, reply.headers["retry-after"]) == (status, b"later", "3")
-        assert codex.failure == Failure(f"The upstream answered {status} Reason: later", code)
+        sentence = f"The upstream answered {status} Reason: later"
+        assert failed_event(await codex.post()) == (told, sentence + asked)
+        assert codex.failure == Failure(sentence, code)
+
+
+@on_loop
+async def test_no_waiting_mends_an_empty_account() -> None:
+    async def script(peer: Peer) -> None:
+        await take_request(peer)
+        await peer.send(answer(429, b'{"error": {"message": "no credit", "code": "insufficient_quota"}}'))
+
+    async with scripted(script) as port, gateway(port) as codex:
+        assert "no credit" in final_message(await codex.post())
 
 
 @pytest.mark.parametrize(
