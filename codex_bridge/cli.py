@@ -70,7 +70,7 @@ def _doctor(options: argparse.Namespace) -> int:
     else:
         for check in checks:
             print(f"{check.status:<8} {check.name:<9} {check.message}")
-    return 1 if any(check.status == "failed" for check in checks) else 0
+    return 1 if any(check.status in ("failed", "unknown") for check in checks) else 0
 
 
 def _version(_: argparse.Namespace) -> int:
@@ -120,8 +120,8 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser(
         "doctor",
         help="look whether everything that a turn needs is there and works",
-        description="Look for Codex, its version and protocol, try its sandbox and ask the model provider, with the same settings as "
-        "serve. Exit status: 0 when nothing failed, 1 when something did.",
+        description="Look for Codex, its version and protocol, try its sandbox and ask the model provider, with the same "
+        "environment as serve. Exit status: 0 when nothing failed, 1 when something did or gave no answer.",
     )
     doctor.set_defaults(run=_doctor)
     doctor.add_argument("--json", action="store_true", help="print the findings as JSON")

@@ -49,6 +49,8 @@ SHORT_TOKEN_CHARACTERS = 16
 MIN_SECRET_CHARACTERS = 6
 # A base URL, a key (some are signed tokens) or a model's name given at run time.
 MAX_CHOICE_CHARACTERS = 8 * KIB
+# Keys that the configuration had before and that are still kept out of logs: turns may use them for a while.
+MAX_HIDDEN_KEYS = 100
 # A field's name in an error comes from outside; a longer one is no name.
 MAX_FIELD_CHARACTERS = 80
 
@@ -128,6 +130,8 @@ PREFLIGHT_WAIT_S = 2.0
 DOCTOR_WAIT_S = 60.0
 # One sandboxed command takes 90 ms; this is for a machine under load.
 PROBE_TIMEOUT_S = 20.0
+# How long a Codex that was fine is not asked again for its version and protocol: it may be upgraded.
+CODEX_RECHECK_S = 60.0
 # After a bad verdict on the sandbox: a machine's settings may have been mended meanwhile.
 SANDBOX_RECHECK_S = 10.0
 # A model server that answers at all answers a list of models in a second or two.

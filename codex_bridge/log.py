@@ -6,6 +6,7 @@ from elsewhere cannot leak one either. Lines are built only when their level is 
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 
@@ -16,6 +17,8 @@ LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _threshold = LEVELS["info"]
 # Each secret with the number of those who hold it.
 _secrets: dict[str, int] = {}
+# The gateway's tokens (services.gateway), known by their shape: there is one for each session.
+_TOKEN = re.compile(r"gw_[\w-]{22}gw_[\w-]{22}")
 
 
 def set_level(name: str) -> None:
@@ -44,7 +47,7 @@ def redact(text: str) -> str:
     for secret in sorted(_secrets, key=len, reverse=True):
         if secret in text:
             text = text.replace(secret, "[hidden]")
-    return text
+    return _TOKEN.sub("[hidden]", text)
 
 
 def printable(text: str) -> str:

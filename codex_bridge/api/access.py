@@ -50,12 +50,10 @@ class Access:
         """Refuse an Origin that is not allowed; return the CORS headers for one that is."""
         origin = request.header("origin")
         if origin is None:
-            # What a page of another site embeds, such as an image, brings no Origin; but its browser says this.
-            if (
-                request.header("sec-fetch-site") == "cross-site"
-                and request.header("sec-fetch-mode") != "navigate"
-            ):
-                raise Forbidden("Pages of other sites may not embed this.", code="origin_not_allowed")
+            # What a page of elsewhere embeds, such as an image or a frame, brings no Origin; but its browser says this.
+            is_foreign = request.header("sec-fetch-site") in ("cross-site", "same-site")
+            if is_foreign and request.header("sec-fetch-dest") != "document":
+                raise Forbidden("Pages of other origins may not embed this.", code="origin_not_allowed")
             return ()
         if origin in self._origins:
             return (("Access-Control-Allow-Origin", origin), ("Vary", "Origin"))

@@ -15,9 +15,10 @@ from ..services.runtime_config import RuntimeConfig
 
 # TRACE would have the upstream show the key; after a CONNECT the two ends would not agree on what a body is.
 _REFUSED_METHODS = frozenset({"TRACE", "CONNECT"})
-# The bridge answers for itself which pages may call it and read its answers. Ollama refuses origins on its own.
+# The bridge answers for itself which pages may call it and read its answers. Ollama refuses origins on its own. And
+# cookies of a loopback address belong to whatever else serves there.
 _CORS_PREFIX = "access-control-"
-_NOT_PASSED_ON = frozenset({"origin"})
+_NOT_PASSED_ON = frozenset({"origin", "cookie"})
 # An answer opened in a browser must not run as a page of the bridge, which may call all its routes.
 _NO_PAGE = ("Content-Security-Policy", "sandbox")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .. import log
 from ..adapters.http_server import Request, Response
 from ..errors import InvalidField
 from ..limits import DEFAULT_PAGE, MAX_PAGE
@@ -40,6 +41,7 @@ class SessionRoutes:
         root = self._roots.choose(body.get("workspace_root"))
         choice, backend = _read_choice(self._config, fields.object_field(body, "runtime"))
         live = self._sessions.create(root, backend.to_json(), SessionMode(mode), context, choice)
+        log.hide(choice.get("api_key"))
         self._turns.warm_up()
         return replies.ok(201, session=live.session.to_json())
 

@@ -80,7 +80,7 @@ def find_missing_names(directory: str) -> list[str]:
     """Return those of `NAMES` that a schema does not have; raise OSError."""
     text = ""
     for name in ("ClientRequest.json", "ServerNotification.json", "ServerRequest.json"):
-        with open(os.path.join(directory, name), encoding="utf-8") as file:
+        with open(os.path.join(directory, name), encoding="utf-8", errors="replace") as file:
             text += file.read()
     return [name for name in NAMES if f'"{name}"' not in text]
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from .. import log
@@ -55,8 +56,8 @@ class AppServerRuntime:
         self._quick_exits = 0
         self._runs: dict[str, _Run] = {}
         self._threads: dict[str, _Run] = {}
-        # Threads that the child holds, the one used last at the end, and where each sends its model requests.
-        self._loaded: OrderedDict[str, str | None] = OrderedDict()
+        # Threads that the child holds, the one used last at the end, each with what it was opened for.
+        self._loaded: OrderedDict[str, _Opened] = OrderedDict()
         # Threads that it is closing: until it has, it refuses to resume them.
         self._closing: dict[str, asyncio.Future[None]] = {}
         self._commands = 0  # commands outside of turns that run
@@ -314,10 +315,10 @@ class AppServerRuntime:
     async def _open_thread(self, client: AppServerClient, run: _Run) -> None:
         """Make sure that the child holds the session's thread, and route its notifications to `run`."""
         request = run.request
-        base_url = request.route.base_url if request.route else None
+        wanted = _Opened(request.route.base_url if request.route else None, request.model)
 
         def register(thread_id: str) -> None:
-            self._loaded[thread_id] = base_url
+            self._loaded[thread_id] = wanted
             if run.done.cancelled():
                 # The turn was interrupted while it waited for this answer: nobody needs the thread.
                 self.close_thread(thread_id)
@@ -330,10 +331,9 @@ class AppServerRuntime:
             register(result["thread"]["id"])
 
         if request.thread_id is not None and request.thread_id in self._loaded:
-            if self._loaded[request.thread_id] == base_url:
+            if self._loaded[request.thread_id].serves(wanted):
                 register(request.thread_id)
                 return
-            # Between Codex's own service and the gateway a thread can only change when it is opened anew.
             self.close_thread(request.thread_id)
         if request.thread_id is not None:
             if request.thread_id in self._closing:
@@ -358,6 +358,18 @@ class AppServerRuntime:
             if resting is None:
                 return
             self.close_thread(resting)
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """What a thread was opened for: the gateway's address, or None for Codex's own service, and its model."""
+
+    base_url: str | None
+    model: str | None
+
+    def serves(self, wanted: _Opened) -> bool:
+        """Say whether a turn can change it to `wanted`: not the service, and not from a model back to the default."""
+        return self.base_url == wanted.base_url and (wanted.model is not None or self.model is None)
 
 
 class BriefSandbox:

@@ -36,7 +36,7 @@ from ..runtime import (
 )
 from .providers import AuthMode
 
-HOW_TO_SIGN_IN = "GET /auth/device begins a sign-in with ChatGPT; a provider with a key needs none."
+HOW_TO_SIGN_IN = "GET /auth/device, or `codex login` in a terminal, begins a sign-in with ChatGPT; a provider with a key needs none."
 
 
 class LoginStatus(StrEnum):

@@ -17,8 +17,13 @@ from dataclasses import dataclass, replace
 from .. import log
 from ..adapters.http_client import ClientResponse, HttpClient
 from ..adapters.http_server import Request, Response, StreamResponse
-from ..errors import BridgeError, Unauthorized, UpstreamFailed
-from ..limits import MAX_GATEWAY_BODY_BYTES, MAX_RETRY_AFTER_S, MAX_UPSTREAM_MESSAGE_CHARACTERS
+from ..errors import BridgeError, NotFound, Unauthorized, UpstreamFailed
+from ..limits import (
+    MAX_CHOICE_CHARACTERS,
+    MAX_GATEWAY_BODY_BYTES,
+    MAX_RETRY_AFTER_S,
+    MAX_UPSTREAM_MESSAGE_CHARACTERS,
+)
 from ..model import new_id
 from ..protocol import json_codec
 from ..protocol.openai import Usage, UsageReader
@@ -26,6 +31,8 @@ from ..runtime import Failure, ModelRoute
 from . import forward
 from .providers import Upstream
 
+# All that Codex asks of a provider. Whatever else the key may open stays shut.
+_PASSED_ON = frozenset({("POST", "responses"), ("POST", "responses/compact"), ("GET", "models")})
 # An event stream gains nothing from compression, and the text of an error must be readable here.
 _NOT_ASKED = frozenset({"accept-encoding"})
 # Refusals that a second try may turn, besides those from 500 on.
@@ -67,19 +74,14 @@ class Gateway:
         a thread that Codex holds keeps them.
         """
         lease = self._leases.get(session_id)
-        if lease is None:
-            token = new_id("gw") + new_id("gw")
-            log.hide(token)
-        else:
-            token = lease.token
+        # `log` knows it by this shape.
+        token = lease.token if lease is not None else new_id("gw") + new_id("gw")
         self._leases[session_id] = _Lease(token, upstream, on_usage)
         return ModelRoute(f"{self.base_url}/{session_id}", token)
 
     def close(self, session_id: str) -> None:
         """Let no more requests of a session through."""
-        lease = self._leases.pop(session_id, None)
-        if lease is not None:
-            log.forget(lease.token)
+        self._leases.pop(session_id, None)
 
     def last_failure(self, session_id: str) -> Failure | None:
         """Return how the newest model request of the session's turn failed, None when it did not."""
@@ -93,14 +95,16 @@ class Gateway:
         lease = self._leases.get(session_id)
         if lease is None or not hmac.compare_digest(given, b"Bearer " + lease.token.encode()):
             raise Unauthorized("This address is for the Codex of this bridge alone.")
-        if not rest.endswith("responses"):
+        if (request.method, rest) not in _PASSED_ON:
+            raise NotFound(f"The gateway does not pass on {request.method} {rest[:80]!r}.")
+        if rest != "responses":
             lease = replace(lease)  # only how a turn's own requests end is remembered
         lease.failure = None
         try:
             return await self._forward(request, lease, rest)
         except UpstreamFailed as problem:
             lease.failure = _failure(problem)
-            if problem.code == "upstream_timeout" and rest.endswith("responses"):
+            if problem.code == "upstream_timeout" and rest == "responses":
                 # Silence would be followed by as much silence again: Codex is told to give up.
                 return _failed_response(problem.message, _FINAL_ERROR_CODE)
             return _error_response(problem)
@@ -164,7 +168,9 @@ def _describe_refusal(answer: ClientResponse, body: bytes) -> str:
     message = f"a redirect to {location}" if location else _upstream_message(body)
     if _is_web_page(answer):
         message = "a web page; is the base URL right?"
-    said = f": {log.redact(message)[:MAX_UPSTREAM_MESSAGE_CHARACTERS]}" if message else ""
+    # Cut before it is looked through as well: that takes its time, and twice as much leaves no half of a secret.
+    message = log.redact(message[: 2 * MAX_UPSTREAM_MESSAGE_CHARACTERS + MAX_CHOICE_CHARACTERS])
+    said = f": {message[:MAX_UPSTREAM_MESSAGE_CHARACTERS]}" if message else ""
     return f"The upstream answered {answer.head.status} {log.redact(answer.head.reason)}".rstrip() + said
 
 

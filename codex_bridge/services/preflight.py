@@ -16,7 +16,7 @@ from .. import log
 from ..adapters.http_client import HttpClient
 from ..adapters.process import ChildProcess
 from ..errors import UpstreamFailed
-from ..limits import UPSTREAM_CHECK_TIMEOUT_S, UPSTREAM_RECHECK_S, VERSION_TIMEOUT_S
+from ..limits import CODEX_RECHECK_S, UPSTREAM_CHECK_TIMEOUT_S, UPSTREAM_RECHECK_S, VERSION_TIMEOUT_S
 from ..protocol import codex
 from ..workspace.scratch import remove_scratch
 from .device_auth import DeviceAuth
@@ -44,6 +44,15 @@ class Check:
         return {"name": self.name, "status": self.status, "message": self.message}
 
 
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """A look that is under way or done, and for which backend it was begun."""
+
+    task: asyncio.Task[Check]
+    begun_at: float
+    backend: Backend
+
+
 class Preflight:
     """The findings. `version` is None until the binary has been asked; `backend` returns the one in force."""
 
@@ -64,9 +73,15 @@ class Preflight:
         self._client = client
         self._backend = backend
         self._directory = ""
-        self._tasks: dict[str, asyncio.Task[Check]] = {}
-        # What was asked of the upstream last: for which backend, and when.
-        self._asked: tuple[Backend, float] | None = None
+        # Each with the seconds for which a good finding is believed, and a bad one.
+        self._checks: dict[str, tuple[Callable[[], Coroutine[Any, Any, Check]], float, float]] = {
+            "version": (self._check_version, CODEX_RECHECK_S, 0.0),
+            "protocol": (self._check_protocol, CODEX_RECHECK_S, 0.0),
+            "sandbox": (self._check_sandbox, 0.0, 0.0),
+            "sign_in": (self._check_sign_in, 0.0, 0.0),
+            "upstream": (self._check_upstream, UPSTREAM_RECHECK_S, UPSTREAM_RECHECK_S),
+        }
+        self._looks: dict[str, _Look] = {}
 
     def open(self, directory: str) -> None:
         """Use the scratch directory `directory`."""
@@ -74,34 +89,13 @@ class Preflight:
 
     def start(self) -> None:
         """Begin to ask for the version, in the background."""
-        self._begin("version", self._check_version)
+        self._look("version")
 
     async def examine(self, timeout_s: float) -> list[Check]:
         """Look at everything and wait up to `timeout_s` seconds; what is not known by then is told as unknown."""
-        self._begin("version", self._check_version)
-        self._begin("protocol", self._check_protocol)
-        self._begin("sandbox", self._check_sandbox)
-        self._begin("sign_in", self._check_sign_in)
-        now = asyncio.get_running_loop().time()
-        asked = self._asked
-        if asked is None or asked[0] is not self._backend() or now - asked[1] > UPSTREAM_RECHECK_S:
-            self._asked = (self._backend(), now)
-            self._drop("upstream")
-        self._begin("upstream", self._check_upstream)
-        tasks = dict(self._tasks)
+        tasks = {name: self._look(name) for name in self._checks}
         await asyncio.wait(tasks.values(), timeout=timeout_s)
-        checks = [self._describe_codex()]
-        for name in ("version", "protocol", "sandbox", "sign_in", "upstream"):
-            task = tasks[name]
-            is_known = task.done() and not task.cancelled()
-            checks.append(
-                task.result() if is_known else Check(name, Status.UNKNOWN, "There is no answer yet.")
-            )
-            if is_known and (
-                name == "sign_in" or (name != "upstream" and checks[-1].status is not Status.OK)
-            ):
-                self._drop(name)  # it may have changed when the next one asks
-        return checks
+        return [self._describe_codex(), *(_finding(name, task) for name, task in tasks.items())]
 
     def to_json(self, checks: list[Check]) -> dict[str, Any]:
         """Return `preflight` of `/runtime/info`."""
@@ -117,19 +111,28 @@ class Preflight:
 
     async def stop(self) -> None:
         """Give up looking."""
-        for task in self._tasks.values():
+        tasks = [look.task for look in self._looks.values()]
+        for task in tasks:
             task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks.values())
+        if tasks:
+            await asyncio.wait(tasks)
 
-    def _begin(self, name: str, look: Callable[[], Coroutine[Any, Any, Check]]) -> None:
-        if name not in self._tasks:
-            self._tasks[name] = asyncio.create_task(look(), name=f"check of the {name}")
-
-    def _drop(self, name: str) -> None:
-        task = self._tasks.pop(name, None)
-        if task is not None:
-            task.cancel()
+    def _look(self, name: str) -> asyncio.Task[Check]:
+        """Return the look that is under way, or one that is not too old, or begin one."""
+        check, good_s, bad_s = self._checks[name]
+        now, backend = asyncio.get_running_loop().time(), self._backend()
+        look = self._looks.get(name)
+        if look is not None and look.backend is backend:
+            if not look.task.done():
+                return look.task
+            is_good = _finding(name, look.task).status in (Status.OK, Status.SKIPPED)
+            if now - look.begun_at < (good_s if is_good else bad_s):
+                return look.task
+        elif look is not None:
+            look.task.cancel()
+        task = asyncio.create_task(check(), name=f"check of the {name}")
+        self._looks[name] = _Look(task, now, backend)
+        return task
 
     def _describe_codex(self) -> Check:
         if self.command is None:
@@ -172,6 +175,8 @@ class Preflight:
         try:
             await self._run(codex.schema_arguments(self.command, directory))
             missing = await asyncio.to_thread(codex.find_missing_names, directory)
+        except FileNotFoundError:
+            return Check("protocol", Status.WARNING, "Codex does not tell its protocol: it wrote no schema.")
         except (OSError, TimeoutError) as problem:
             return Check(
                 "protocol",
@@ -191,8 +196,6 @@ class Preflight:
                 "sandbox", Status.WARNING, "It is off: CODEX_SANDBOX_MODE=danger-full-access was asked for."
             )
         await sandbox.find_obstacle()
-        if sandbox.works is None:
-            return Check("sandbox", Status.UNKNOWN, sandbox.message)
         return Check("sandbox", Status.OK if sandbox.works else Status.FAILED, sandbox.message)
 
     async def _check_sign_in(self) -> Check:
@@ -232,13 +235,27 @@ class Preflight:
         told = f"The upstream {upstream.origin} answered {status} to GET {target}"
         if status in (401, 403):
             return Check("upstream", Status.FAILED, f"{told}: it does not take the key.")
-        return Check("upstream", Status.OK if status < 500 else Status.WARNING, f"{told}.")
+        is_list = status == 200 and not answer.head.headers.get("content-type", "").startswith("text/html")
+        if is_list:
+            return Check("upstream", Status.OK, f"{told}.")
+        return Check("upstream", Status.WARNING, f"{told}, and no list of models; is the base URL right?")
 
     async def _run(self, arguments: list[str]) -> str:
         """Return what a command prints; raise OSError or TimeoutError."""
-        child = await ChildProcess.start(arguments, self._environ)
+        # Not where the bridge was started: that may be a workspace.
+        child = await ChildProcess.start(arguments, self._environ, self._directory)
         try:
             async with asyncio.timeout(VERSION_TIMEOUT_S):
                 return b"".join([chunk async for chunk in child.read_chunks()]).decode(errors="replace")
         finally:
             await child.stop()
+
+
+def _finding(name: str, task: asyncio.Task[Check]) -> Check:
+    """Return what a look has found, or that it has not."""
+    if not task.done() or task.cancelled():
+        return Check(name, Status.UNKNOWN, "There is no answer yet.")
+    problem = task.exception()
+    if problem is not None:
+        return Check(name, Status.UNKNOWN, f"The look itself failed: {type(problem).__name__}: {problem}.")
+    return task.result()

@@ -127,7 +127,8 @@ def resolve_auth_mode(settings: ProviderSettings) -> AuthMode:
     mode = AuthMode(settings.auth_mode)
     if mode not in modes:
         raise InvalidField(
-            "auth_mode", f"auth_mode={mode}: the provider {settings.provider} takes {' or '.join(modes)}."
+            "auth_mode",
+            f"auth_mode={mode}: the provider {settings.provider} takes only {' or '.join(modes)}.",
         )
     return mode
 

@@ -7,6 +7,7 @@ in memory alone.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from .. import log
 from ..config import SETTINGS
 from ..errors import ConfigError, InvalidField
-from ..limits import MAX_CHOICE_CHARACTERS
+from ..limits import MAX_CHOICE_CHARACTERS, MAX_HIDDEN_KEYS
 from ..workspace.paths import WorkspaceRoots
 from .providers import PROVIDERS, Backend, ProviderSettings, check_key, parse_base_url, resolve_backend
 
@@ -48,7 +49,9 @@ class RuntimeConfig:
         except InvalidField as problem:
             raise ConfigError(_in_words_of_environment(problem)) from None
         self._roots = roots
-        log.hide(settings.api_key)
+        # The keys that were in force last: a turn may still use one, and an upstream repeat it in an error.
+        self._keys: deque[str | None] = deque()
+        self._hide(settings.api_key)
 
     def update(self, body: Mapping[str, Any]) -> list[str]:
         """Apply the fields of `POST /runtime/config`; return the names of those whose value changed.
@@ -66,11 +69,13 @@ class RuntimeConfig:
             name for name, field in CHOICE_FIELDS.items() if getattr(old, field) != getattr(settings, field)
         ]
         if "workspace_root" in body:
+            if body["workspace_root"] is None:
+                raise InvalidField("workspace_root", "workspace_root: expected an absolute path.")
             root = self._roots.choose(body["workspace_root"])
             if root != self._roots.default:
                 changed.append("workspace_root")
             self._roots.default = root
-        log.hide(settings.api_key)
+        self._hide(settings.api_key)
         self.backend = backend
         return changed
 
@@ -91,6 +96,14 @@ class RuntimeConfig:
     def auth_state(self) -> tuple[str, bool]:
         """Return the auth mode in force, and whether there is a provider's key."""
         return self.backend.auth_mode, self.backend.settings.api_key is not None
+
+    def _hide(self, key: str | None) -> None:
+        if self._keys and self._keys[-1] == key:
+            return
+        log.hide(key)
+        self._keys.append(key)
+        if len(self._keys) > MAX_HIDDEN_KEYS:
+            log.forget(self._keys.popleft())
 
     def to_json(self) -> dict[str, Any]:
         """Return `runtime_config`; the key is not in it."""

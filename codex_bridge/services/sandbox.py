@@ -7,7 +7,6 @@ none at all where the sandbox does not hold, unless the operator asked for `dang
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 
 from .. import log
@@ -29,9 +28,9 @@ class SandboxCheck:
         self._directory = ""
         self._task: asyncio.Task[None] | None = None
         self._judged_at = 0.0
-        self._trouble: Failure | None = None
         self.works: bool | None = None
         self.message = "The sandbox has not been tried yet."
+        self._trouble = Failure(self.message, "sandbox_unavailable")
 
     @property
     def is_wanted(self) -> bool:
@@ -52,11 +51,11 @@ class SandboxCheck:
         return self._task
 
     async def find_obstacle(self) -> Failure | None:
-        """Return why no turn may run, once it is known: a bad verdict, or a Codex that cannot be asked."""
+        """Return why no turn may run, once it is known: whatever is no good verdict."""
         task = self.start()
         if task is not None and not task.done():
             await asyncio.wait([task])
-        return self._trouble
+        return None if self.works or not self.is_wanted else self._trouble
 
     async def stop(self) -> None:
         """Give up looking."""
@@ -68,9 +67,9 @@ class SandboxCheck:
         probe = os.path.join(self._directory, "probe")
         inside = os.path.join(probe, "file")
         outside = os.path.join(os.path.dirname(self._directory), f".codex-bridge-probe-{os.urandom(8).hex()}")
-        os.makedirs(probe, exist_ok=True)
         command = ["/bin/sh", "-c", _SCRIPT, "probe", inside, outside]
         try:
+            os.makedirs(probe, exist_ok=True)
             result = await self._sandbox.run_command(command, probe, self._mode, PROBE_TIMEOUT_S)
             stdout, stderr = result.stdout, result.stderr
         except CodexFailed as problem:
@@ -79,6 +78,10 @@ class SandboxCheck:
                 self._trouble = Failure(problem.message, problem.code)
                 return
             stdout, stderr = "", problem.message
+        except OSError as problem:
+            self.works, self.message = None, f"The sandbox cannot be tried: {problem}."
+            self._trouble = Failure(self.message, "sandbox_unavailable")
+            return
         self._judge(stdout, stderr, _take_away(inside), _take_away(outside))
 
     def _judge(self, stdout: str, stderr: str, wrote_inside: bool, wrote_outside: bool) -> None:
@@ -93,7 +96,7 @@ class SandboxCheck:
             could = "could" if wrote_inside else "could not"
             self.message = f"In the sandbox mode {self._mode} a command {could} write in its workspace."
         else:
-            self.works, self._trouble = True, None
+            self.works = True
             self.message = (
                 f"It holds: in the mode {self._mode} a command could not write outside its workspace."
             )
@@ -104,7 +107,10 @@ class SandboxCheck:
 
 def _take_away(path: str) -> bool:
     """Remove a file that the probe may have written; say whether it had."""
-    with contextlib.suppress(FileNotFoundError):
+    try:
         os.unlink(path)
-        return True
-    return False
+    except FileNotFoundError:
+        return False
+    except OSError:
+        pass  # it is there, at any rate
+    return True

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from .. import log
 from ..errors import InvalidField, NotFound, Unavailable
 from ..limits import MAX_SESSIONS
 from ..model import Session, SessionMode, new_id
@@ -47,7 +46,6 @@ class SessionService:
             )
         session = Session(new_id("s"), workspace_root, runtime, mode, context)
         live = self._sessions[session.id] = LiveSession(session, choice)
-        log.hide(choice.get("api_key"))
         return live
 
     def get(self, session_id: str) -> LiveSession:
@@ -79,5 +77,4 @@ class SessionService:
     def delete(self, live: LiveSession) -> None:
         """Forget a session and end its streams."""
         del self._sessions[live.session.id]
-        log.forget(live.choice.get("api_key"))
         live.log.close()

@@ -147,7 +147,13 @@ class TurnService:
             self._interrupt(turn)
         self._sessions.delete(live)
         self._gateway.close(live.session.id)
-        if live.session.thread_id is not None and live.session.id not in self._turns:
+        if live.session.id not in self._turns:
+            self._let_go(live)
+
+    def _let_go(self, live: LiveSession) -> None:
+        """Forget what a deleted session had besides itself, now that no turn of it runs."""
+        log.forget(live.choice.get("api_key"))
+        if live.session.thread_id is not None:
             self._runtime.close_thread(live.session.thread_id)
 
     async def stop(self, grace_s: float) -> None:
@@ -205,8 +211,8 @@ class TurnService:
             self._finish(turn, self._explain(turn, outcome))
         if turn.interrupting is not None:
             await asyncio.wait([turn.interrupting])
-        if turn.deleted and turn.live.session.thread_id is not None:
-            self._runtime.close_thread(turn.live.session.thread_id)
+        if turn.deleted:
+            self._let_go(turn.live)
 
     async def _play(self, turn: _Turn) -> TurnOutcome:
         turn.looking = asyncio.create_task(self._find_obstacle(turn), name=f"obstacles of {turn.id}")

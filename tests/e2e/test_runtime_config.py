@@ -80,6 +80,8 @@ def test_the_providers_are_told_in_recommended_order(idle_bridge: Bridge) -> Non
         ({"workspace_root": "/etc"}, "workspace_root"),
         ({"workspace_root": "relative"}, "workspace_root"),
         ({"workspace_root": 1}, "workspace_root"),
+        ({"workspace_root": None}, "workspace_root"),
+        ({"workspace_root": ""}, "workspace_root"),
         ({"execution_class": "nonsense"}, "execution_class"),
         ({"execution_class": None}, "execution_class"),
         ({"unknown": 1}, "unknown"),
@@ -157,6 +159,21 @@ def test_a_running_turn_keeps_what_it_began_with(
     assert keys_seen(upstream) == [f"Bearer {API_KEY}"] * 2
     assert one.codex_pid() == pid
     assert one.session(session_id)["runtime"]["default_model"] == "newer"
+
+
+@pytest.mark.codex
+@pytest.mark.parametrize("kind", ["app_server_adapter", "exec"])
+def test_no_model_does_not_mean_the_last_one(bridge: BridgeFactory, upstream: Upstream, kind: str) -> None:
+    one = bridge(CODEX_RUNTIME_KIND=kind, CODEX_DEFAULT_MODEL="first")
+    session_id = one.create_session()
+    play(one, session_id, "Remember the word Aubergine")
+    for model in (None, "second", "third", None):
+        one.post("/runtime/config", {"default_model": model})
+        assert play(one, session_id)["status"] == "idle"
+    own = upstream.requests[1].body["model"]
+    assert [r.body["model"] for r in upstream.requests] == ["first", own, "second", "third", own]
+    assert own != "first"
+    assert "Aubergine" in upstream.requests[-1].conversation
 
 
 @pytest.mark.codex

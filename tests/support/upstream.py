@@ -257,6 +257,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.upstream.looks.append(self.path)
         if self.headers.get("upgrade") is not None:  # Codex with its own sign-in tries a WebSocket first
             self._fail(Failure(426, "no WebSocket here"))
+        elif self.path.endswith("/models"):
+            self._answer(200, {"object": "list", "data": []}, {})
         else:
             self._fail(Failure(404, "nothing here"))
 
@@ -303,10 +305,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _fail(self, failure: Failure) -> None:
         error = {"message": failure.message, "type": "scripted", "code": failure.code}
-        body = json.dumps({"error": error}).encode()
-        self.send_response(failure.status)
-        for name, value in {"content-type": "application/json", **failure.headers}.items():
-            self.send_header(name, value)
+        self._answer(failure.status, {"error": error}, failure.headers)
+
+    def _answer(self, status: int, value: Json, headers: Mapping[str, str]) -> None:
+        body = json.dumps(value).encode()
+        self.send_response(status)
+        for name, text in {"content-type": "application/json", **headers}.items():
+            self.send_header(name, text)
         self.send_header("content-length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)

@@ -161,6 +161,28 @@ async def test_an_unknown_session_has_no_way_through(path: str) -> None:
         assert (await codex.post(path=path)).status == 401
 
 
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/s/responses"), ("DELETE", "/s/files/file-1"), ("POST", "/s/files"), ("POST", "/s/models"),
+        ("POST", "/s/responses/"), ("POST", "/s/../responses"), ("POST", "/s//responses"), ("GET", "/s/../../admin"),
+        ("GET", "/s/"), ("POST", "/s"), ("POST", "/s/responses/r_1/cancel"),
+    ],
+)  # fmt: skip
+@on_loop
+async def test_only_what_codex_asks_for_is_passed_on(method: str, path: str) -> None:
+    async def never(peer: Peer) -> None:
+        raise AssertionError("the upstream was asked")
+
+    async with scripted(never) as port, gateway(port) as codex:
+        data = request(
+            f"{method} {path} HTTP/1.1", f"Authorization: Bearer {codex.token}", "Content-Length: 0"
+        )
+        async with connected(codex.port) as peer:
+            await peer.send(data)
+            assert (await peer.reply()).status == 404
+
+
 def failed_event(reply: Reply) -> tuple[str, str]:
     """Return the code and the message of the one event, a failed response, that a refusal becomes."""
     assert reply.status == 200
@@ -352,6 +374,6 @@ async def test_an_upstream_that_is_asked_for_more_than_responses_is_answered_as_
         await peer.send(answer(404, b'{"error":{"message":"no"}}'))
 
     async with scripted(script) as port, gateway(port) as codex:
-        reply = await codex.post(path="/s/models")
+        reply = await codex.post(path="/s/responses/compact")
         assert reply.status == 404
         assert json_codec.decode(reply.body)["error"]["code"] == "upstream_rejected"

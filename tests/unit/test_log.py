@@ -3,6 +3,7 @@
 import pytest
 
 from codex_bridge import log
+from codex_bridge.model import new_id
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +38,11 @@ def test_a_secret_is_hidden_as_long_as_anybody_holds_it() -> None:
     assert log.redact("sk-123456") == "sk-123456"
     log.forget("sk-123456")
     log.forget(None)
+
+
+def test_a_token_of_the_gateway_is_known_by_its_shape() -> None:
+    token = new_id("gw") + new_id("gw")
+    assert log.redact(f"Bearer {token}.") == "Bearer [hidden]."
 
 
 @pytest.mark.parametrize("secret", [None, ""])

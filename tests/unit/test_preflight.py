@@ -84,6 +84,25 @@ def test_the_verdict(tmp_path: Path, kind: str, mode: str, works: bool | None, c
     judge()
 
 
+def test_a_sandbox_that_cannot_be_tried_is_not_believed(tmp_path: Path) -> None:
+    @on_loop
+    async def judge() -> None:
+        scratch = tmp_path / "scratch"
+        scratch.mkdir()
+        (scratch / "probe").write_text("in the way")
+        machine = Machine("holds")
+        check = SandboxCheck(machine, "workspace-write")
+        check.open(str(scratch))
+        obstacle = await check.find_obstacle()
+        assert obstacle is not None
+        assert (obstacle.code, check.works, machine.runs) == ("sandbox_unavailable", None, 0)
+        (scratch / "probe").unlink()
+        assert await check.find_obstacle() is None
+        await check.stop()
+
+    judge()
+
+
 def test_a_bad_verdict_is_looked_at_again_and_a_good_one_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,7 +149,9 @@ async def look_at(port: int) -> Check:
     ("answer", "status"),
     [
         (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", Status.OK),
-        (b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", Status.OK),
+        (b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 0\r\n\r\n", Status.WARNING),
+        (b"HTTP/1.1 302 Found\r\nLocation: /\r\nContent-Length: 0\r\n\r\n", Status.WARNING),
+        (b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", Status.WARNING),
         (b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n", Status.FAILED),
         (b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n", Status.FAILED),
         (b"HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n", Status.WARNING),
