@@ -30,11 +30,11 @@ from .limits import CLOSE_GRACE_S, DOCTOR_WAIT_S, SHORT_TOKEN_CHARACTERS
 from .runtime import Runtime, Sandbox
 from .runtimes.accounts import AppServerAccounts
 from .runtimes.app_server import AppServerRuntime, BriefSandbox
+from .services.backend import ProviderSettings
 from .services.device_auth import DeviceAuth
 from .services.executor import TurnExecutor
 from .services.gateway import Gateway
 from .services.preflight import Check, Preflight
-from .services.providers import ProviderSettings
 from .services.runtime_config import RuntimeConfig
 from .services.sandbox import SandboxCheck
 from .services.sessions import SessionService

@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigError
 from .log import LEVELS, printable
+from .providers import PROVIDERS, AuthMode
 
 if TYPE_CHECKING:
     from .proxies import Proxy, ProxyRules
 
 SANDBOX_MODES = ("workspace-write", "read-only", "danger-full-access")
 RUNTIME_KINDS = ("app_server_adapter", "exec")
-PROVIDER_NAMES = ("openai", "osirus", "osirus_agent", "ollama", "vllm", "openai_compatible")
-AUTH_MODES = ("chatgpt", "api_key", "none")
+PROVIDER_NAMES = tuple(PROVIDERS)
+AUTH_MODES = tuple(AuthMode)
 # model_tools and bridge_tools join them when they exist.
 EXECUTION_CLASSES = ("auto", "native_tools")
 

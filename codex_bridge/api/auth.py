@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ..adapters.http_server import Request, Response
+from ..providers import AuthMode
 from ..runtime import Account
 from ..services.device_auth import HOW_TO_SIGN_IN, DeviceAuth, DeviceLogin, DeviceLoginStatus, LoginStatus
-from ..services.providers import AuthMode
 from . import fields, replies
 
 _NO_FIELDS: frozenset[str] = frozenset()

@@ -9,7 +9,7 @@ from ..adapters.http_server import Request, Response
 from ..errors import InvalidField
 from ..limits import DEFAULT_PAGE, MAX_PAGE
 from ..model import SessionMode
-from ..services.providers import Backend
+from ..services.backend import Backend
 from ..services.runtime_config import RuntimeConfig, parse_choice
 from ..services.sessions import SessionService
 from ..services.turns import TurnService

@@ -24,6 +24,7 @@ from .. import log
 from ..errors import CodexFailed
 from ..limits import ACCOUNT_RECHECK_S, ACCOUNT_WAIT_S, HEALTH_ACCOUNT_WAIT_S
 from ..model import now_ms
+from ..providers import AuthMode
 from ..runtime import (
     Account,
     AccountChanged,
@@ -34,7 +35,6 @@ from ..runtime import (
     LoginEnded,
     LoginStarted,
 )
-from .providers import AuthMode
 
 HOW_TO_SIGN_IN = "GET /auth/device, or `codex login` in a terminal, begins a sign-in with ChatGPT; a provider with a key needs none."
 

@@ -8,7 +8,7 @@ from ..adapters.http_client import Body, ClientResponse, HttpClient
 from ..adapters.http_server import Request, Response, Stream, StreamResponse
 from ..errors import UpstreamFailed
 from ..protocol.http_messages import Headers, ResponseHead, connection_options
-from .providers import Upstream
+from .backend import Upstream
 
 # Fields of one connection, never passed on (RFC 9110 7.6.1), and those that are set anew.
 _DROPPED = frozenset({

@@ -29,7 +29,7 @@ from ..protocol import json_codec
 from ..protocol.openai import Usage, UsageReader
 from ..runtime import Failure, ModelRoute
 from . import forward
-from .providers import Upstream
+from .backend import Upstream
 
 # All that Codex asks of a provider. Whatever else the key may open stays shut.
 _PASSED_ON = frozenset({("POST", "responses"), ("POST", "responses/compact"), ("GET", "models")})

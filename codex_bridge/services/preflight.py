@@ -19,8 +19,8 @@ from ..errors import UpstreamFailed
 from ..limits import CODEX_RECHECK_S, UPSTREAM_CHECK_TIMEOUT_S, UPSTREAM_RECHECK_S, VERSION_TIMEOUT_S
 from ..protocol import codex
 from ..workspace.scratch import remove_scratch
+from .backend import Backend
 from .device_auth import DeviceAuth
-from .providers import Backend
 from .sandbox import SandboxCheck
 
 

@@ -16,8 +16,9 @@ from .. import log
 from ..config import SETTINGS
 from ..errors import ConfigError, InvalidField
 from ..limits import MAX_CHOICE_CHARACTERS, MAX_HIDDEN_KEYS
+from ..providers import PROVIDERS
 from ..workspace.paths import WorkspaceRoots
-from .providers import PROVIDERS, Backend, ProviderSettings, check_key, parse_base_url, resolve_backend
+from .backend import Backend, ProviderSettings, check_key, parse_base_url, resolve_backend
 
 # The fields of a choice of backend, and those of the settings (config, ProviderSettings) that they stand for.
 CHOICE_FIELDS = {
@@ -25,14 +26,17 @@ CHOICE_FIELDS = {
     "auth_mode": "auth_mode",
     "provider_api_base_url": "base_url",
     "provider_api_key": "api_key",
-    "default_model": "model",
+    "default_model": "default_model",
     "execution_class": "execution_class",
 }
 # What belongs to one endpoint. A choice of another endpoint must not send it there.
-_OF_ENDPOINT: Mapping[str, Any] = {"auth_mode": None, "base_url": None, "api_key": None, "model": None}
-_ROWS = {setting.field: setting for setting in SETTINGS} | {
-    "model": next(setting for setting in SETTINGS if setting.field == "default_model")
+_OF_ENDPOINT: Mapping[str, Any] = {
+    "auth_mode": None,
+    "base_url": None,
+    "api_key": None,
+    "default_model": None,
 }
+_ROWS = {setting.field: setting for setting in SETTINGS}
 # Those that always have a value: null does not reset them.
 _REQUIRED = frozenset({"provider", "execution_class"})
 

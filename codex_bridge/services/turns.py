@@ -16,10 +16,10 @@ from ..limits import MAX_RECENT_EVENT_CHARACTERS
 from ..model import Message, Role, Session, SessionStatus, new_id, now_ms
 from ..runtime import Event, Failure, ModelRoute, Runtime, TurnOutcome, TurnRequest, TurnStatus
 from ..workspace.paths import is_unmoved
+from .backend import Backend
 from .device_auth import DeviceAuth
 from .executor import Job, TurnExecutor
 from .gateway import Gateway
-from .providers import Backend
 from .sandbox import SandboxCheck
 from .sessions import LiveSession, SessionService
 
@@ -111,7 +111,7 @@ class TurnService:
             workspace_root=session.workspace_root,
             sandbox_mode=sandbox_mode,
             text=prompt or text,
-            model=backend.settings.model,
+            model=backend.settings.default_model,
             route=self._open_route(session, backend),
             images=images,
             context={**session.context, **(context or {})},

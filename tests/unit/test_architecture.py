@@ -23,6 +23,7 @@ ARROWS = {
 }  # fmt: skip
 ROOM_OF_MODULE = {
     "": "base", "errors": "base", "limits": "base", "log": "base", "model": "base", "config": "base", "runtime": "base",
+    "providers": "base",
     "proxies": "base",
     "app": "top", "cli": "top", "__main__": "top", "demo": "top",
 }  # fmt: skip

@@ -10,8 +10,8 @@ from codex_bridge.adapters.http_client import HttpClient, Origin
 from codex_bridge.protocol import json_codec
 from codex_bridge.protocol.openai import Usage
 from codex_bridge.runtime import Failure
+from codex_bridge.services.backend import Upstream
 from codex_bridge.services.gateway import Gateway
-from codex_bridge.services.providers import Upstream
 from tests.unit.loop import on_loop
 from tests.unit.wire import Peer, Reply, connected, request, scripted, serving, take_request
 

@@ -10,13 +10,14 @@ import pytest
 
 from codex_bridge.adapters.http_client import HttpClient, Origin
 from codex_bridge.errors import CodexFailed
+from codex_bridge.providers import AuthMode
 from codex_bridge.runtime import CommandResult, Failure
 from codex_bridge.runtimes.accounts import AppServerAccounts
 from codex_bridge.runtimes.app_server import AppServerRuntime
 from codex_bridge.services import sandbox
+from codex_bridge.services.backend import Backend, ProviderSettings, Upstream
 from codex_bridge.services.device_auth import DeviceAuth
 from codex_bridge.services.preflight import Check, Preflight, Status
-from codex_bridge.services.providers import AuthMode, Backend, ProviderSettings, Upstream
 from codex_bridge.services.sandbox import SandboxCheck
 from tests.unit.loop import on_loop
 from tests.unit.wire import Peer, scripted, take_request

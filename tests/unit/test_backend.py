@@ -2,12 +2,10 @@
 
 import pytest
 
-from codex_bridge import config
 from codex_bridge.adapters.http_client import Origin
 from codex_bridge.errors import InvalidField
-from codex_bridge.services.providers import (
-    PROVIDERS,
-    AuthMode,
+from codex_bridge.providers import AuthMode
+from codex_bridge.services.backend import (
     ProviderSettings,
     check_key,
     parse_base_url,
@@ -168,8 +166,3 @@ def test_the_key_goes_only_where_the_mode_says_so(provider: str, mode: str | Non
     assert backend.route.api_key == key
     assert backend.to_json()["has_provider_api_key"] is True
     assert "k" not in backend.to_json().values()
-
-
-def test_every_provider_and_mode_of_the_configuration_is_known_in_the_same_order() -> None:
-    assert tuple(PROVIDERS) == config.PROVIDER_NAMES
-    assert tuple(AuthMode) == config.AUTH_MODES

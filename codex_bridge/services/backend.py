@@ -1,49 +1,15 @@
-"""Providers: what each kind of OpenAI-compatible endpoint is, and the backend that a choice of settings names."""
+"""The backend that a choice of provider, address, key and model names: where model requests go, and how they sign in."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 from ..adapters.http_client import Origin
 from ..errors import InvalidField
 from ..log import printable
-
-
-class AuthMode(StrEnum):
-    CHATGPT = "chatgpt"
-    API_KEY = "api_key"
-    NONE = "none"
-
-
-@dataclass(frozen=True, slots=True)
-class Provider:
-    """`auth_modes` are in order of preference; `base_url` is None where the operator must name it.
-
-    `speaks` says which of OpenAI's APIs it is known for; Codex itself needs `responses`.
-    """
-
-    label: str
-    base_url: str | None
-    auth_modes: tuple[AuthMode, ...]
-    speaks: tuple[str, ...]
-
-
-_BOTH = ("responses", "chat_completions")
-# In recommended order.
-PROVIDERS = {
-    "openai": Provider("OpenAI", "https://api.openai.com/v1", (AuthMode.CHATGPT, AuthMode.API_KEY), _BOTH),
-    "osirus": Provider("Osirus AI", None, (AuthMode.NONE, AuthMode.API_KEY), ("chat_completions",)),
-    "osirus_agent": Provider("Osirus AI agent", None, (AuthMode.API_KEY,), ("chat_completions",)),
-    "ollama": Provider("Ollama", "http://127.0.0.1:11434/v1", (AuthMode.NONE,), _BOTH),
-    "vllm": Provider("vLLM", None, (AuthMode.API_KEY, AuthMode.NONE), _BOTH),
-    "openai_compatible": Provider(
-        "OpenAI-compatible", None, (AuthMode.API_KEY, AuthMode.NONE), ("chat_completions",)
-    ),
-}
-
+from ..providers import PROVIDERS, AuthMode
 
 # No user, query or fragment: they have no meaning in a base URL, and a password would be shown.
 _BASE_URL = re.compile(
@@ -71,7 +37,7 @@ class ProviderSettings:
     auth_mode: str | None
     base_url: str | None
     api_key: str | None
-    model: str | None
+    default_model: str | None
     execution_class: str
 
 
@@ -96,7 +62,7 @@ class Backend:
             "auth_mode": self.auth_mode,
             "provider_api_base_url": settings.base_url or PROVIDERS[settings.provider].base_url,
             "has_provider_api_key": settings.api_key is not None,
-            "default_model": settings.model,
+            "default_model": settings.default_model,
             "execution_class": settings.execution_class,
         }
 

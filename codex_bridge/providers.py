@@ -1,0 +1,39 @@
+"""The table of providers: what each kind of OpenAI-compatible endpoint is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class AuthMode(StrEnum):
+    CHATGPT = "chatgpt"
+    API_KEY = "api_key"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """`auth_modes` are in order of preference; `base_url` is None where the operator must name it.
+
+    `speaks` says which of OpenAI's APIs it is known for; Codex itself needs `responses`.
+    """
+
+    label: str
+    base_url: str | None
+    auth_modes: tuple[AuthMode, ...]
+    speaks: tuple[str, ...]
+
+
+_BOTH = ("responses", "chat_completions")
+# In recommended order.
+PROVIDERS = {
+    "openai": Provider("OpenAI", "https://api.openai.com/v1", (AuthMode.CHATGPT, AuthMode.API_KEY), _BOTH),
+    "osirus": Provider("Osirus AI", None, (AuthMode.NONE, AuthMode.API_KEY), ("chat_completions",)),
+    "osirus_agent": Provider("Osirus AI agent", None, (AuthMode.API_KEY,), ("chat_completions",)),
+    "ollama": Provider("Ollama", "http://127.0.0.1:11434/v1", (AuthMode.NONE,), _BOTH),
+    "vllm": Provider("vLLM", None, (AuthMode.API_KEY, AuthMode.NONE), _BOTH),
+    "openai_compatible": Provider(
+        "OpenAI-compatible", None, (AuthMode.API_KEY, AuthMode.NONE), ("chat_completions",)
+    ),
+}
