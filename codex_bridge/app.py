@@ -291,12 +291,16 @@ async def serve(config: Config, during: Callable[[str], Awaitable[bool]] | None 
         await bridge.stop()
 
 
-async def examine(config: Config) -> list[Check]:
-    """Return what a bridge with this configuration finds right and wrong."""
+async def examine(config: Config) -> list[Check] | None:
+    """Return what a bridge with this configuration finds right and wrong; None when SIGTERM came first."""
     bridge = Bridge(config)
+    looking = asyncio.create_task(bridge.examine(), name="doctor")
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, looking.cancel)
     try:
-        return await bridge.examine()
+        await asyncio.wait([looking])
+        return None if looking.cancelled() else looking.result()
     finally:
+        looking.cancel()
         await bridge.stop()
 
 

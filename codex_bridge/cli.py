@@ -24,20 +24,42 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the program; return its exit status."""
     if arguments is None:
         arguments = sys.argv[1:]
+    _open_standard_files()
     try:
         if arguments in ([], ["serve"]):
             return _serve({})  # nothing to parse: the parser alone would take a tenth of the start
         options = _parser().parse_args(_with_default_command(arguments))
-        return int(options.run(options))
+        status = int(options.run(options))
+        return status if _is_told() else 1
     except (ConfigError, StartFailed) as problem:
         print(f"codex-bridge: {problem.message}", file=sys.stderr)
         return 2 if isinstance(problem, ConfigError) else 1
     except KeyboardInterrupt:
         return 1
     except BrokenPipeError:
-        # Nobody reads the answers any more; the interpreter must not complain of that when it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _is_told()
         return 1
+
+
+def _is_told() -> bool:
+    """Say whether the answers have reached somebody."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # The interpreter must not try once more, and complain, when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+    return True
+
+
+def _open_standard_files() -> None:
+    """Put /dev/null where a standard file is closed: a socket or pipe that took its number would be taken for it."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(number, True)
+    os.close(number)
+    # Python has left out what it found closed.
+    sys.stdout = sys.stdout or open(1, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w")  # noqa: SIM115
 
 
 def _serve(flags: dict[str, str]) -> int:
@@ -63,6 +85,8 @@ def _doctor(options: argparse.Namespace) -> int:
     loaded = config.load(flags=_flags(options))
     log.set_level("error")  # what is found is told below
     checks = app.run(lambda: app.examine(loaded))
+    if checks is None:
+        return 1
     if options.json:
         import json
 

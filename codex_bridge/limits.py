@@ -136,8 +136,8 @@ CODEX_RECHECK_S = 60.0
 SANDBOX_RECHECK_S = 10.0
 # A model server that answers at all answers a list of models in a second or two.
 UPSTREAM_CHECK_TIMEOUT_S = 5.0
-# How long its answer is believed, so that a host that polls does not burden it.
-UPSTREAM_RECHECK_S = 10.0
+# How long its answer is believed, and any bad finding: a host that polls must not burden it, nor the machine.
+RECHECK_S = 10.0
 # Codex gives up its own account calls after 10 or 15 s, but never the start of a device login; until that ends it
 # answers no other account call.
 ACCOUNT_CALL_TIMEOUT_S = 20.0
@@ -163,6 +163,8 @@ MAX_RETRY_AFTER_S = 60
 MAX_ERROR_BODY_BYTES = 64 * KIB
 # An upstream's message in an error is for a person: longer ones are pages of HTML.
 MAX_UPSTREAM_MESSAGE_CHARACTERS = 500
+# What one answer can have used; a larger number is a mistake, and sums of it no longer fit where hosts keep them.
+MAX_TOKENS = 1 << 40
 # Bodies under /v1 are streamed and never held: their size is the upstream's affair.
 UNLIMITED = 1 << 62
 # A Responses request carries the whole conversation, images included.

@@ -70,7 +70,7 @@ class SessionRoutes:
 def _read_choice(config: RuntimeConfig, value: dict[str, Any]) -> tuple[dict[str, Any], Backend]:
     """Return a session's own choice of backend, and what it means now; an error names the field below `runtime`."""
     try:
-        choice = parse_choice(value)
+        choice = config.bind(parse_choice(value))
         return choice, config.backend_of(choice)
     except InvalidField as problem:
         raise InvalidField(f"runtime.{problem.details['field']}", f"runtime.{problem.message}") from None

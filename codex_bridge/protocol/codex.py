@@ -40,6 +40,9 @@ OVERRIDES = (
     "thread_unload_delay_secs=0",
     # Without this /tmp, which all users share, would be writable; $TMPDIR, the bridge's own, stays so.
     "sandbox_workspace_write.exclude_slash_tmp=true",
+    # What the user's own configuration opens for terminals is not meant for a host's turns.
+    "sandbox_workspace_write.network_access=false",
+    "sandbox_workspace_write.writable_roots=[]",
     # Codex calls out through the proxy, whose URL may hold a password: commands find it empty. This joins what the
     # user's configuration says of their environment; an `exclude` would replace it.
     *(f'shell_environment_policy.set.{name}=""' for name in _NOT_FOR_COMMANDS),
@@ -59,7 +62,11 @@ _SANDBOX_POLICIES: dict[str, dict[str, Any]] = {
 # What this client is; models see it in the user agent of requests.
 _CLIENT = "codex-bridge"
 
-_VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)")
+_VERSION = re.compile(r"(\d{1,6})\.(\d{1,6})\.(\d{1,6})")
+_LOST_THREAD = re.compile(
+    r"no rollout found|thread not found|Cannot change this thread's model provider|no longer configured"
+    r"|Model provider .* not found"
+)
 _CAMEL = re.compile(r"(?<!^)(?=[A-Z])")
 
 
@@ -267,9 +274,12 @@ def _error_code(info: Any) -> str:
     return _CAMEL.sub("_", name).lower()
 
 
-def is_missing_thread(message: str) -> bool:
-    """Say whether `thread/resume` was refused because Codex has no file of the thread."""
-    return "no rollout found" in message or "not found" in message
+def is_lost_thread(message: str) -> bool:
+    """Say whether `thread/resume` was refused for good: no file of the thread, or one of another model provider.
+
+    Measured: 0.169 changes no thread's provider at all, 0.163 not from the gateway to Codex's own service.
+    """
+    return _LOST_THREAD.search(message) is not None
 
 
 def not_resumed_event(reason: str) -> Event:

@@ -126,7 +126,7 @@ class TurnReader:
             return _failed(self._error, "turn_failed")
         refusals = _REFUSAL.findall(said)
         if refusals:
-            is_missing = refusals[-1].startswith("thread/resume") and codex.is_missing_thread(refusals[-1])
+            is_missing = refusals[-1].startswith("thread/resume") and codex.is_lost_thread(refusals[-1])
             return _failed(refusals[-1], MISSING_THREAD if is_missing else "codex_failed")
         said = f" It said: {said[-600:]}" if said else ""
         if self._thread_id is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import BridgeError, CodexFailed
+from ..limits import MAX_TOKENS
 from . import json_codec
 from .jsonrpc import LineSplitter
 
@@ -50,4 +51,4 @@ def _parse_usage(data: bytes) -> Usage | None:
 
 def _count(value: Any, name: str) -> int:
     number = value.get(name) if isinstance(value, dict) else None
-    return number if isinstance(number, int) else 0
+    return number if type(number) is int and 0 <= number <= MAX_TOKENS else 0

@@ -36,6 +36,7 @@ from ..runtime import (
     TurnRequest,
     TurnStatus,
 )
+from ..workspace.scratch import keep_scratch
 from .app_server_client import AppServerClient
 
 
@@ -105,6 +106,7 @@ class AppServerRuntime:
 
     async def _play(self, run: _Run) -> TurnOutcome:
         request = run.request
+        keep_scratch(self._environ["TMPDIR"])
         run.client = client = await self._ready_client()
         await self._open_thread(client, run)
         run.cancellable = None
@@ -255,6 +257,7 @@ class AppServerRuntime:
             log.info("Codex is restarted in %g s", wait_s)
             await asyncio.sleep(wait_s)
         self._started_at = asyncio.get_running_loop().time()
+        keep_scratch(self._environ["TMPDIR"])
         client = AppServerClient(self._on_notification, self._on_exit)
         try:
             await client.start(self._command, self._environ)
@@ -343,9 +346,9 @@ class AppServerRuntime:
                 run.emit({"type": "thread.started", "thread_id": run.thread_id, "resumed": True})
                 return
             except CodexFailed as problem:
-                # Codex keeps no file of a thread that never had a turn, and one may have been deleted. Any other
-                # refusal may pass, and must not cost the conversation.
-                if not codex.is_missing_thread(problem.message):
+                # Codex keeps no file of a thread that never had a turn, one may have been deleted, and one may be of a
+                # model provider that is no longer used. Any other refusal may pass, and must not cost the conversation.
+                if not codex.is_lost_thread(problem.message):
                     raise
                 log.warning("thread %s was not resumed: %s", request.thread_id, problem.message)
                 run.emit(codex.not_resumed_event(problem.message))

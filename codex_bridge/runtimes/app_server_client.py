@@ -127,7 +127,7 @@ class AppServerClient:
             # Also one that only closed its output: nobody could speak with it any more.
             child.kill()
             tail = child.stderr_tail
-            said = f" It said: {log.redact(tail[-600:])}" if tail else ""
+            said = f" It said: {log.redact(tail)[-600:]}" if tail else ""
             self._failure = failure or CodexFailed(f"Codex {status}.{said}", code="codex_exited")
             for future, _ in self._pending.values():
                 if not future.done():

@@ -21,7 +21,7 @@ from ..limits import CHILD_STOP_STEP_S, INTERRUPT_GRACE_S
 from ..protocol import codex, codex_exec, json_codec
 from ..protocol.jsonrpc import LineSplitter
 from ..runtime import Emit, Failure, TurnOutcome, TurnRequest, TurnStatus
-from ..workspace.scratch import link_into
+from ..workspace.scratch import keep_scratch, link_into
 
 
 class ExecRuntime:
@@ -61,6 +61,7 @@ class ExecRuntime:
     async def _attempt(self, run: _Run, thread_id: str | None) -> TurnOutcome:
         """Give a turn to a child of its own; raise `CodexFailed`."""
         request = run.request
+        keep_scratch(self._environ["TMPDIR"])
         with _readable_images(request.images, self._environ) as images:
             child = await self._start_child(request, thread_id, images)
             reader = codex_exec.TurnReader(request.turn_id, thread_id)

@@ -112,7 +112,7 @@ def parse_base_url(url: str) -> tuple[Origin, str]:
     """
     match = _BASE_URL.fullmatch(url)
     port = int(match[3]) if match and match[3] else None
-    if match is None or (port is not None and not 1 <= port <= 65535):
+    if match is None or (port is not None and not 1 <= port <= 65535) or not _is_host(match[2]):
         shown = printable(re.split(r"[?#]", url.rpartition("@")[2])[0])
         raise InvalidField(
             "provider_api_base_url", f"provider_api_base_url={shown}: expected http(s)://host[:port][/path]."
@@ -122,3 +122,16 @@ def parse_base_url(url: str) -> tuple[Origin, str]:
     if not _VERSION_SEGMENT.search(path):
         path += "/v1"
     return Origin(scheme, match[2].strip("[]").lower(), port or (443 if scheme == "https" else 80)), path
+
+
+def _is_host(name: str) -> bool:
+    """Say whether what stands in brackets is an IPv6 address; other names are judged when they are looked up."""
+    if not name.startswith("["):
+        return True
+    from ipaddress import IPv6Address  # late: few base URLs have one
+
+    try:
+        IPv6Address(name[1:-1])
+    except ValueError:
+        return False
+    return True

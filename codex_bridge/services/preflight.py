@@ -16,9 +16,9 @@ from .. import log
 from ..adapters.http_client import HttpClient
 from ..adapters.process import ChildProcess
 from ..errors import UpstreamFailed
-from ..limits import CODEX_RECHECK_S, UPSTREAM_CHECK_TIMEOUT_S, UPSTREAM_RECHECK_S, VERSION_TIMEOUT_S
+from ..limits import CODEX_RECHECK_S, RECHECK_S, UPSTREAM_CHECK_TIMEOUT_S, VERSION_TIMEOUT_S
 from ..protocol import codex
-from ..workspace.scratch import remove_scratch
+from ..workspace.scratch import keep_scratch, remove_scratch
 from .backend import Backend
 from .device_auth import DeviceAuth
 from .sandbox import SandboxCheck
@@ -75,11 +75,11 @@ class Preflight:
         self._directory = ""
         # Each with the seconds for which a good finding is believed, and a bad one.
         self._checks: dict[str, tuple[Callable[[], Coroutine[Any, Any, Check]], float, float]] = {
-            "version": (self._check_version, CODEX_RECHECK_S, 0.0),
-            "protocol": (self._check_protocol, CODEX_RECHECK_S, 0.0),
+            "version": (self._check_version, CODEX_RECHECK_S, RECHECK_S),
+            "protocol": (self._check_protocol, CODEX_RECHECK_S, RECHECK_S),
             "sandbox": (self._check_sandbox, 0.0, 0.0),
             "sign_in": (self._check_sign_in, 0.0, 0.0),
-            "upstream": (self._check_upstream, UPSTREAM_RECHECK_S, UPSTREAM_RECHECK_S),
+            "upstream": (self._check_upstream, RECHECK_S, RECHECK_S),
         }
         self._looks: dict[str, _Look] = {}
 
@@ -243,6 +243,7 @@ class Preflight:
     async def _run(self, arguments: list[str]) -> str:
         """Return what a command prints; raise OSError or TimeoutError."""
         # Not where the bridge was started: that may be a workspace.
+        keep_scratch(self._directory)
         child = await ChildProcess.start(arguments, self._environ, self._directory)
         try:
             async with asyncio.timeout(VERSION_TIMEOUT_S):

@@ -83,6 +83,18 @@ class RuntimeConfig:
         self.backend = backend
         return changed
 
+    def bind(self, choice: dict[str, Any]) -> dict[str, Any]:
+        """Return a session's choice with the endpoint that its key was given for: the key must not follow another."""
+        if not choice.get("api_key") or "provider" in choice or "base_url" in choice:
+            return choice
+        now = self.backend.settings
+        return {
+            "provider": now.provider,
+            "base_url": now.base_url,
+            "default_model": now.default_model,
+            **choice,
+        }
+
     def backend_of(self, choice: Choice) -> Backend:
         """Return what a session with this choice uses now; raise `InvalidField`."""
         if not choice:
@@ -90,8 +102,6 @@ class RuntimeConfig:
         base = self.backend.settings
         if "provider" in choice or "base_url" in choice:
             base = replace(base, **_OF_ENDPOINT)
-        elif "api_key" in choice:
-            base = replace(base, auth_mode=None)  # a key of its own is there to be used
         settings = replace(base, **choice)
         if "auth_mode" in choice:
             check_key(settings)

@@ -90,7 +90,7 @@ class SandboxCheck:
         if wrote_outside:
             self.message = "A command could write outside its workspace: Codex's sandbox does not hold here."
         elif not stdout.startswith("ran"):
-            said = f" It said: {log.redact(stderr.strip()[-300:])}" if stderr.strip() else ""
+            said = f" It said: {log.redact(stderr.strip())[-300:]}" if stderr.strip() else ""
             self.message = f"Codex's sandbox does not start on this machine.{said}"
         elif wrote_inside != (self._mode == "workspace-write"):
             could = "could" if wrote_inside else "could not"

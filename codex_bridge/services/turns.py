@@ -172,8 +172,8 @@ class TurnService:
             turn.interrupting = asyncio.create_task(
                 self._runtime.interrupt(turn.id), name=f"interrupt of {turn.id}"
             )
-            if turn.looking is not None:
-                turn.looking.cancel()
+        if turn.looking is not None:
+            turn.looking.cancel()
 
     def _open_route(self, session: Session, backend: Backend) -> ModelRoute | None:
         if backend.route is None:
@@ -215,6 +215,8 @@ class TurnService:
             self._let_go(turn.live)
 
     async def _play(self, turn: _Turn) -> TurnOutcome:
+        if turn.interrupting is not None:
+            return TurnOutcome(TurnStatus.INTERRUPTED)
         turn.looking = asyncio.create_task(self._find_obstacle(turn), name=f"obstacles of {turn.id}")
         try:
             obstacle = await turn.looking

@@ -27,6 +27,13 @@ def link_into(scratch: str, path: str) -> str:
     return link
 
 
+def keep_scratch(path: str) -> None:
+    """Make the directory again if somebody has tidied it away, and touch it against those who tidy by age."""
+    with contextlib.suppress(OSError):  # whoever needs it tells
+        os.makedirs(path, 0o700, exist_ok=True)
+        os.utime(path)
+
+
 def remove_scratch(path: str) -> None:
     """Remove a scratch directory with all that is in it."""
     # Imported late, like all that a start does not need: it counts in milliseconds.

@@ -2,6 +2,9 @@
 
 import json
 import os
+import shlex
+import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -47,13 +50,14 @@ def caged_codex(tmp_path: Path) -> Path:
 def doctor(request: pytest.FixtureRequest, upstream: Upstream, directories: Directories) -> Doctor:
     """Run `doctor` with a bridge's environment."""
 
-    def look(*arguments: str, **overrides: object) -> "subprocess.CompletedProcess[str]":
+    def look(*arguments: str, shell: str = "", **overrides: object) -> "subprocess.CompletedProcess[str]":
         places = {
             "HOME": directories.home, "CODEX_HOME": directories.codex_home,
             "CODEX_WORKSPACE_ROOT": directories.workspace, "PYTHONPATH": REPOSITORY, "PATH": os.environ["PATH"],
         }  # fmt: skip
+        command = [*bridge_command(request.config.getoption("--bridge")), "doctor", *arguments]
         return subprocess.run(
-            [*bridge_command(request.config.getoption("--bridge")), "doctor", *arguments],
+            ["sh", "-c", f"exec {shlex.join(command)} {shell}"],
             env={
                 **{name: str(value) for name, value in places.items()},
                 **settings_for(upstream.base_url, overrides),
@@ -93,6 +97,48 @@ def test_the_probe_leaves_nothing(bridge: BridgeFactory, upstream: Upstream, tmp
     one.stop()
     assert not list(temporary.iterdir())
     assert not [path for path in one.workspace.iterdir() if path.name != ".git"]
+
+
+@pytest.mark.codex
+@pytest.mark.parametrize("kind", ["app_server_adapter", "exec"])
+def test_a_scratch_directory_that_was_tidied_away_is_made_again(
+    bridge: BridgeFactory, upstream: Upstream, tmp_path: Path, kind: str
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    upstream.script = rounds(run("echo kept > kept.txt; mktemp"), say("Done."))
+    one = bridge(TMPDIR=temporary, CODEX_RUNTIME_KIND=kind)
+    for _ in range(2):
+        session_id = one.create_session()
+        one.send(session_id, "Work")
+        assert one.settled(session_id)["status"] == "idle"
+        assert (one.workspace / "kept.txt").read_text() == "kept\n", upstream.requests[-1].outputs
+        (one.workspace / "kept.txt").unlink()
+        (scratch,) = temporary.iterdir()
+        shutil.rmtree(scratch)
+
+
+@pytest.mark.codex
+def test_the_users_configuration_opens_no_sandbox(
+    bridge: BridgeFactory, upstream: Upstream, directories: Directories, tmp_path: Path
+) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (directories.codex_home / "config.toml").write_text(
+        f'[sandbox_workspace_write]\nwritable_roots = ["{outside}"]\nnetwork_access = true\n'
+    )
+    connect = (
+        f"import socket; socket.create_connection(('127.0.0.1', {upstream.base_url.split(':')[2][:-3]}), 5)"
+    )
+    upstream.script = rounds(
+        run(f'echo x > {outside}/x; {sys.executable} -c "{connect}" && echo reached; true'), say("Done.")
+    )
+    one = bridge()
+    session_id = one.create_session()
+    one.send(session_id, "Leave")
+    assert one.settled(session_id)["status"] == "idle"
+    assert not (outside / "x").exists()
+    assert "reached" not in str(upstream.requests[-1].outputs)
 
 
 @pytest.mark.codex
@@ -152,6 +198,23 @@ def test_an_interrupt_need_not_wait_for_the_verdict(
     assert one.get("/health").json["bridge_load"]["active_turns"] == 0
 
 
+def test_an_interrupt_that_comes_with_the_message(
+    bridge: BridgeFactory, fake_codex: Callable[..., FakeCodex]
+) -> None:
+    one = bridge(CODEX_BIN=fake_codex(sandbox="hangs"))
+    session_id = one.create_session()
+    stream = one.ready_stream(session_id)
+    requests = b"".join(
+        f"POST /chat/sessions/{session_id}/{name} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n{body}".encode()
+        for name, body in (("messages", '{"message": "say never"}'), ("interrupt", "{}"))
+    )
+    with socket.create_connection(("127.0.0.1", one.port), BOUND_S) as client:
+        client.sendall(requests)  # in one piece: the turn's own task has not begun when the second is read
+        stream.until("session.interrupted")
+    assert one.get("/health").json["bridge_load"]["active_turns"] == 0
+
+
 def test_a_codex_that_cannot_be_asked_is_told_as_that(
     bridge: BridgeFactory, fake_codex: Callable[..., FakeCodex]
 ) -> None:
@@ -192,6 +255,27 @@ def test_doctor_tells_that_nobody_is_signed_in(doctor: Doctor) -> None:
     found = {check["name"]: check for check in json.loads(done.stdout)}
     assert (found["sign_in"]["status"], found["upstream"]["status"]) == ("failed", "skipped")
     assert "/auth/device" in found["sign_in"]["message"]
+
+
+@pytest.mark.codex
+def test_doctor_tells_a_codex_that_does_not_start(doctor: Doctor) -> None:
+    done = doctor(CODEX_HOME="/no/such/home")
+    assert done.returncode == 1
+    assert "failed   sandbox" in done.stdout
+
+
+@pytest.mark.codex
+@pytest.mark.parametrize("closed", ["<&-", "2>&-", "<&- 2>&-"])
+def test_standard_files_may_be_closed(doctor: Doctor, tmp_path: Path, closed: str) -> None:
+    done = doctor(shell=closed)
+    assert (done.returncode, done.stdout.count("\nok ")) == (0, 4), done
+
+
+def test_nobody_reads_what_doctor_says(doctor: Doctor) -> None:
+    done = doctor(shell="> /dev/full", CODEX_BIN="/bin/true")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
 
 
 def test_doctor_refuses_settings_that_cannot_be_used(doctor: Doctor) -> None:

@@ -294,6 +294,18 @@ def test_a_session_may_choose_just_a_model_or_a_key(bridge: BridgeFactory, upstr
     assert keys_seen(upstream) == [f"Bearer {API_KEY}", f"Bearer {OTHER_KEY}"]
 
 
+@pytest.mark.codex
+def test_a_sessions_key_stays_with_the_endpoint_it_was_given_for(
+    bridge: BridgeFactory, upstream: Upstream, other_upstream: Upstream
+) -> None:
+    one = bridge()
+    session_id = one.create_session(runtime={"provider_api_key": OTHER_KEY})
+    one.post("/runtime/config", {"provider_api_base_url": other_upstream.base_url})
+    assert play(one, session_id)["status"] == "idle"
+    assert keys_seen(upstream) == [f"Bearer {OTHER_KEY}"]
+    assert not other_upstream.requests
+
+
 @pytest.mark.parametrize(
     ("runtime", "field"),
     [

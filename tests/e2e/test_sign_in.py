@@ -1,5 +1,6 @@
 """Signing in with ChatGPT: the real Codex, and an issuer on loopback."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -377,3 +378,29 @@ def test_the_auth_mode_changes_at_run_time(chatgpt: StartBridge, upstream: Upstr
     back = {"runtime_provider": "openai", "auth_mode": "chatgpt", "provider_api_base_url": ""}
     assert one.post("/runtime/config", back).status == 200
     assert show_code(one)["user_code"] == code
+
+
+def test_a_session_goes_on_when_the_service_changes(
+    chatgpt: StartBridge, issuer: Issuer, upstream: Upstream
+) -> None:
+    one = chatgpt()
+    sign_in(one, issuer)
+    own = {"runtime_provider": "openai", "provider_api_base_url": None, "provider_api_key": None}
+    provider = {
+        "runtime_provider": "vllm",
+        "provider_api_base_url": upstream.base_url,
+        "provider_api_key": "k" * 9,
+    }
+    session_id = one.create_session()
+    threads = []
+    for config in (own, provider, own):
+        one.post("/runtime/config", config)
+        one.send(session_id, "Hello")
+        session = one.settled(session_id)
+        assert (session["status"], session["last_error"]) == ("idle", None)
+        threads.append(session["thread_id"])
+    keys = [request.headers["authorization"] for request in upstream.requests]
+    assert [key == f"Bearer {'k' * 9}" for key in keys] == [False, True, False]
+    # Where Codex lets no thread change its provider, the host is told that the model has forgotten.
+    told = [event["code"] for event in session["events"] if event["type"] == "warning" and "code" in event]
+    assert told.count("thread_not_resumed") == sum(a != b for a, b in itertools.pairwise(threads))

@@ -41,7 +41,7 @@ def test_a_base_url_is_split(url: str, origin: Origin, path: str) -> None:
     [
         "abc", "", "//host/v1", "/v1", "host:80/v1", "ftp://host/v1", "file:///etc/passwd", "unix:/run/x", "http://",
         "http:///v1", "http://:80/v1", "http://host:abc/v1", "http://host:65536/v1", "http://host:-1/v1",
-        "http://host:0/v1", "http://[::1/v1", "http://[bad]/v1", "http://host/v1?key=secret", "http://host/v1#secret",
+        "http://host:0/v1", "http://[::1/v1", "http://[bad]/v1", "http://[:::::]/v1", "http://host/v1?key=secret", "http://host/v1#secret",
         "http://user:secret@host/v1", "http://secret@host/v1", "http://:secret@host/v1", "http://user:secret@host:99999/v1",
         "http://ho st/v1", "http://host/a b", "http://host/a\r\nX: y/v1", "http://host/\u2026",
     ],

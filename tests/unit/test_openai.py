@@ -42,6 +42,7 @@ def test_it_is_found_wherever_the_stream_is_cut() -> None:
         ({"input_tokens": 1}, {"input_tokens": 1}),
         ({"input_tokens_details": None, "total_tokens": 3}, {"total_tokens": 3}),
         ({"output_tokens": "many", "total_tokens": 2.5}, {}),
+        ({"input_tokens": True, "output_tokens": -5, "total_tokens": 1 << 62}, {}),
         ({}, {}),
     ],
 )
