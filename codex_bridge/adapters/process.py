@@ -150,6 +150,11 @@ class _Protocol(asyncio.subprocess.SubprocessStreamProtocol):
         # Not checked by class: uvloop's transport is one in all but its ancestry.
         self._subprocess = cast(asyncio.SubprocessTransport, transport)
 
+    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
+        # A child that does not read its input tells why by its end. asyncio would keep the exception for somebody who
+        # waits for the pipe to close, and complain that nobody does.
+        super().pipe_connection_lost(fd, None if fd == 0 else exc)
+
     def process_exited(self) -> None:
         super().process_exited()
         if self._subprocess is not None:
