@@ -10,7 +10,7 @@ from tests.support.bridge import Bridge
 from tests.support.sse import Event, Stream
 from tests.support.upstream import Upstream, add, change, patch, remove, rounds, run, say
 
-pytestmark = pytest.mark.codex
+pytestmark = [pytest.mark.codex, pytest.mark.smoke]
 
 
 def play(one: Bridge, message: str = "Do it") -> Stream:

@@ -11,7 +11,7 @@ from tests.support import processes
 from tests.support.bridge import REPOSITORY, bridge_command
 from tests.support.codex import codex_binary
 
-pytestmark = pytest.mark.codex
+pytestmark = [pytest.mark.codex, pytest.mark.smoke]
 
 
 def test_the_demo_plays_one_turn_and_says_so(request: pytest.FixtureRequest, tmp_path: Path) -> None:

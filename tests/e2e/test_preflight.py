@@ -73,6 +73,7 @@ def doctor(request: pytest.FixtureRequest, upstream: Upstream, directories: Dire
 
 
 @pytest.mark.codex
+@pytest.mark.smoke
 def test_all_is_well(bridge: BridgeFactory, upstream: Upstream) -> None:
     one = bridge()
     checks = checks_of(one)

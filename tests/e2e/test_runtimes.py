@@ -118,6 +118,7 @@ def test_the_capabilities_are_told(start: BridgeFactory) -> None:
     assert info["codex_process"]["state"] in ("starting", "running", "stopped")
 
 
+@pytest.mark.smoke
 def test_a_turn_that_talks(start: BridgeFactory, upstream: Upstream) -> None:
     upstream.script = rounds(say("Hel", "lo"))
     one = start()

@@ -98,6 +98,7 @@ def run_codex(one: Bridge, *arguments: str, given: str = "") -> None:
     )
 
 
+@pytest.mark.smoke
 def test_a_person_signs_in_and_a_turn_runs(chatgpt: StartBridge, issuer: Issuer, upstream: Upstream) -> None:
     one = chatgpt()
     assert one.get("/health").json["auth_state"] == "chatgpt"

@@ -6,7 +6,7 @@ from tests.conftest import BridgeFactory
 from tests.support.sse import assert_contiguous, kinds, said
 from tests.support.upstream import Upstream, rounds, run, say
 
-pytestmark = pytest.mark.codex
+pytestmark = [pytest.mark.codex, pytest.mark.smoke]
 
 
 def assert_in_order(seen: list[str], expected: list[str]) -> None:
