@@ -80,7 +80,10 @@ def parent_of(pid: int) -> int:
 
 def app_servers(pid: int) -> list[int]:
     """Return the process ids of the `codex app-server` children below `pid`."""
-    return [child for child in descendants(pid) if b"\0app-server\0" in command_line(child)]
+    found = [child for child in descendants(pid) if b"\0app-server\0" in command_line(child)]
+    # One that Codex has just forked to run a command looks like itself for a moment.
+    forked = {each for child in found for each in descendants(child)}
+    return [child for child in found if child not in forked]
 
 
 def command_line(pid: int) -> bytes:
