@@ -3,30 +3,33 @@
 Time-outs are for connecting, for the beginning of an answer and for silence in it, never for a whole answer: a
 model may think and stream for an hour. Each connection has one timer that is moved forward lazily, not one for each
 read. What is waited for from others, the rest of a body or a reader, does not count.
+
+An upstream may answer before it has the whole request. An answer of 300 and above ends the sending at once: the rest of
+the body is given up, and the connection is closed behind the answer. One of 200 to 299 is handed out only when all is sent,
+so an upstream that must have its answer read before it takes more does not get on: its time to take something ends it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..errors import BridgeError, UpstreamFailed
+from ..errors import BridgeError, MalformedRequest, UpstreamFailed
 from ..limits import (
     MAX_ERROR_BODY_BYTES,
     MAX_IDLE_UPSTREAM_CONNECTIONS,
-    READ_BYTES,
     UPLOAD_PIECE_BYTES,
     UPSTREAM_IDLE_REUSE_S,
 )
 from ..protocol.http_messages import Headers, ResponseHead
-from ..protocol.http_reader import BodyReader, HeadReader, parse_response_head
+from ..protocol.http_reader import BodyReader, parse_response_head
 from ..protocol.http_writer import LAST_CHUNK, encode_chunk, encode_request_head
 from .http_connect import Connector, Route, proxy_headers, proxy_refusal
 from .http_connect import Origin as Origin
+from .http_wire import Wire
 
 if TYPE_CHECKING:
     from ..proxies import ProxyRules  # not loaded by a start without a proxy
@@ -86,7 +89,7 @@ class HttpClient:
         if route.proxy is not None and route.is_forwarded:
             target, headers = f"{origin}{target}", (*headers, *proxy_headers(route.proxy))
         request = _Request(method, target, headers, body)
-        resting = await self._take_idle(route)
+        resting = self._take_idle(route)
         if resting is not None:
             try:
                 return await self._exchange(resting, request)
@@ -96,8 +99,8 @@ class HttpClient:
                 is_lost = problem.code != "upstream_disconnected" or resting.has_answered
                 if is_lost or not isinstance(body, bytes):
                     raise
-        reader, writer = await self._connector.open(route)
-        return await self._exchange(_Connection(route, reader, writer, self._patience), request)
+        wire = await self._connector.open(route)
+        return await self._exchange(_Connection(route, wire, self._patience), request)
 
     def close(self) -> None:
         """Close the connections that rest."""
@@ -118,11 +121,11 @@ class HttpClient:
         proxies = self._proxies
         return Route(origin, proxies.choose(origin.scheme, origin.host, origin.port) if proxies else None)
 
-    async def _take_idle(self, route: Route) -> _Connection | None:
+    def _take_idle(self, route: Route) -> _Connection | None:
         resting = self._idle.get(route)
         while resting:
             connection = resting.pop()
-            if await connection.wake():
+            if connection.wake():
                 return connection
             connection.close()
         return None
@@ -181,7 +184,7 @@ class ClientResponse:
         connection, self._connection = self._connection, None
         if connection is None:
             return
-        if self.head.keeps_alive and not connection.buffer:
+        if self.head.keeps_alive and connection.is_reusable:
             self._client.put_back(connection)
         else:
             connection.close()
@@ -208,93 +211,154 @@ class ClientResponse:
 class _Connection:
     """One connection, used for one request at a time."""
 
-    def __init__(
-        self,
-        route: Route,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        patience: _Patience,
-    ) -> None:
+    def __init__(self, route: Route, wire: Wire, patience: _Patience) -> None:
         self.route = route
-        self._reader = reader
-        self._writer = writer
+        self._wire = wire
         self._patience = patience
         self._loop = asyncio.get_running_loop()
-        self._heads = HeadReader()
+        self._method = ""
+        self._is_sent = False
+        # The head of an answer that began before the request was sent, or why there will be none.
+        self._early: ResponseHead | UpstreamFailed | None = None
         self._last_activity = self._loop.time()
         # None while nothing is waited for: a slow client of the bridge is not the upstream's fault.
         self._awaited: _Wait | None = None
         self._overdue: _Wait | None = None
-        # While it rests: done when the upstream closes, or says something that nobody asked for.
-        self._watch: asyncio.Task[bytes] | None = None
-        self.has_answered = False
         self._timer: asyncio.TimerHandle | None = None
 
     @property
-    def buffer(self) -> bytearray:
-        return self._heads.buffer
+    def has_answered(self) -> bool:
+        """Whether anything came since the request began."""
+        return self._wire.has_received
+
+    @property
+    def is_reusable(self) -> bool:
+        """Whether the request went out whole, and nothing came behind its answer."""
+        wire = self._wire
+        return self._is_sent and not (wire.heads.buffer or wire.is_over or wire.is_closing)
 
     async def send(self, request: _Request) -> ResponseHead:
-        """Send a whole request and return the head of its answer; on any failure the connection is closed."""
-        self.has_answered = False
+        """Send a request and return the head of its answer; on any failure the connection is closed."""
+        self._method = request.method
+        self._is_sent = False
+        self._early = None
         if self._timer is None:
             self._timer = self._loop.call_later(self._patience.tick_s, self._check_overdue)
         try:
             await self._write(request)
-            return await self._read_head(request.method)
+            return await self._read_head()
         except BaseException:
             self.close()
             raise
 
     async def _write(self, request: _Request) -> None:
-        if isinstance(request.body, bytes):
-            data = request.encode_head() + request.body
-            if len(data) <= UPLOAD_PIECE_BYTES:
-                await self._write_piece(data)
-                return
-            view = memoryview(data)
-            for start in range(0, len(view), UPLOAD_PIECE_BYTES):
-                await self._write_piece(view[start : start + UPLOAD_PIECE_BYTES])
-                if self._writer.transport.is_closing():
-                    return  # see below
+        body = request.body
+        if not isinstance(body, bytes):
+            await self._while_wanted(self._write_stream(request.encode_head(), body))
             return
-        await self._write_piece(request.encode_head())
-        is_chunked = request.body.length is None
-        async for piece in request.body.pieces:
-            await self._write_piece(encode_chunk(piece) if is_chunked else piece)
-            if self._writer.transport.is_closing():
-                return  # it may have answered before it closed; reading tells
+        data = request.encode_head() + body
+        if len(data) > UPLOAD_PIECE_BYTES:
+            await self._while_wanted(self._write_pieces(memoryview(data)))
+            return
+        self._wire.write(data)
+        if self._wire.is_full:
+            await self._while_wanted(self._drain())
+        else:
+            self._is_sent = True
+
+    async def _while_wanted(self, sending: Coroutine[None, None, None]) -> None:
+        """Send until all is sent or the upstream shows that it has no use for the rest."""
+        wire = self._wire
+        # No time is set: it interrupts the task in whatever it waits for, without a second one.
+        interrupt = asyncio.timeout(None)
+
+        def look() -> None:
+            if not self._wants_more():
+                wire.on_change = None
+                interrupt.reschedule(0)
+
+        try:
+            async with interrupt:
+                wire.on_change = look
+                look()
+                await sending
+                self._is_sent = True
+        except TimeoutError:
+            if not interrupt.expired():
+                raise
+        finally:
+            wire.on_change = None
+
+    def _wants_more(self) -> bool:
+        """Say whether the upstream may want more of the body, after all that has come from it."""
+        if self._early is None:
+            try:
+                self._early = self._find_head()
+            except UpstreamFailed as problem:
+                self._early = problem
+        if self._wire.is_closing or isinstance(self._early, UpstreamFailed):
+            return False
+        return self._early.status < 300 if self._early else not self._wire.is_over
+
+    async def _write_pieces(self, data: memoryview) -> None:
+        for start in range(0, len(data), UPLOAD_PIECE_BYTES):
+            if not await self._write_piece(data[start : start + UPLOAD_PIECE_BYTES]):
+                return
+
+    async def _write_stream(self, head: bytes, body: StreamedBody) -> None:
+        await self._write_piece(head)
+        is_chunked = body.length is None
+        async for piece in body.pieces:
+            if not await self._write_piece(encode_chunk(piece) if is_chunked else piece):
+                return
         if is_chunked:
             await self._write_piece(LAST_CHUNK)
 
-    async def _write_piece(self, data: bytes | memoryview) -> None:
+    async def _write_piece(self, data: bytes | memoryview) -> bool:
+        """Send `data`; return False when the connection takes no more. What came before tells why."""
+        self._wire.write(data)
+        if self._wire.is_full:
+            await self._drain()
+        return not self._wire.is_closing
+
+    async def _drain(self) -> None:
         self._last_activity = self._loop.time()
         self._awaited = self._patience.upload
-        self._writer.write(data)
-        # A peer may answer before it closes: what it said is read afterwards.
-        with contextlib.suppress(ConnectionError):
-            await self._writer.drain()
-        self._awaited = None
+        try:
+            await self._wire.drain()
+        finally:
+            self._awaited = None
 
-    async def _read_head(self, method: str) -> ResponseHead:
+    async def _read_head(self) -> ResponseHead:
+        self._check_in_time()
         while True:
-            try:
-                text = self._heads.next_head()
-                if text is not None:
-                    head = parse_response_head(text, method)
-                    if head.status >= 200:
-                        return head
-                    continue
-            except BridgeError as problem:
-                raise self._not_http(problem) from None
+            head = self._early or self._find_head()
+            if isinstance(head, UpstreamFailed):
+                raise head
+            if head is not None:
+                return head
             # An interim answer is no answer: the time for its beginning starts anew behind it.
-            if not await self._receive(self._patience.answer if self.buffer else self._patience.beginning):
+            is_begun = bool(self._wire.heads.buffer)
+            if not await self._receive(self._patience.answer if is_begun else self._patience.beginning):
                 raise self.disconnected("before it answered")
+
+    def _find_head(self) -> ResponseHead | None:
+        """Take the head of the answer from what came, None while it is not there; raise `UpstreamFailed`."""
+        try:
+            while (text := self._wire.heads.next_head()) is not None:
+                head = parse_response_head(text, self._method)
+                if head.status == 101:
+                    raise MalformedRequest("It goes over to another protocol (101), for which nobody asked.")
+                if head.status >= 200:
+                    return head
+        except BridgeError as problem:
+            raise self._not_http(problem) from None
+        return None
 
     def take(self, body: BodyReader) -> bytes:
         """Return the next piece of the body from the buffer; raise `UpstreamFailed`."""
         try:
-            return body.take(self.buffer)
+            return body.take(self._wire.heads.buffer)
         except BridgeError as problem:
             raise self._not_http(problem) from None
 
@@ -309,18 +373,17 @@ class _Connection:
         self._last_activity = self._loop.time()
         self._awaited = wait
         try:
-            data = await self._reader.read(READ_BYTES)
-        except OSError:
-            data = b""
+            has_come = await self._wire.receive()
         finally:
             self._awaited = None
+        self._check_in_time()
+        return has_come
+
+    def _check_in_time(self) -> None:
         if self._overdue is not None:
             raise UpstreamFailed(
                 f"The upstream {self.route} {self._overdue.complaint}.", code="upstream_timeout", status=504
             )
-        self._heads.feed(data)
-        self.has_answered = self.has_answered or bool(data)
-        return bool(data)
 
     def disconnected(self, when: str) -> UpstreamFailed:
         return UpstreamFailed(
@@ -336,28 +399,21 @@ class _Connection:
             self._timer = self._loop.call_later(delay, self._check_overdue)
         else:
             self._overdue = wait
-            self._writer.transport.abort()
+            self._wire.transport.abort()
 
     def rest(self) -> None:
         """Wait for the next request. A resting connection is silent, or no longer usable."""
         self._stop_timer()
         self._last_activity = self._loop.time()
-        self._watch = asyncio.create_task(self._reader.read(1), name="watch of a resting connection")
-        self._watch.add_done_callback(self._on_watch_done)
+        self._wire.has_received = False
+        self._wire.on_change = self._wire.transport.abort
+        self._wire.resume()
 
-    def _on_watch_done(self, watch: asyncio.Task[bytes]) -> None:
-        if not watch.cancelled():
-            watch.exception()  # retrieved: that the connection broke is all there is to know
-            self._writer.transport.abort()
-
-    async def wake(self) -> bool:
+    def wake(self) -> bool:
         """Stop resting; return whether the connection can be used again."""
+        self._wire.on_change = None
         rested_s = self._loop.time() - self._last_activity
-        assert self._watch is not None
-        is_silent = not self._watch.done()
-        self._watch.cancel()
-        await asyncio.wait([self._watch])
-        return is_silent and rested_s < UPSTREAM_IDLE_REUSE_S and not self._writer.transport.is_closing()
+        return rested_s < UPSTREAM_IDLE_REUSE_S and self.is_reusable
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -366,6 +422,5 @@ class _Connection:
 
     def close(self) -> None:
         self._stop_timer()
-        if self._watch is not None:
-            self._watch.cancel()
-        self._writer.transport.abort()
+        self._wire.on_change = None
+        self._wire.transport.abort()

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 
 from .. import log
 from ..errors import BridgeError, UpstreamFailed
-from ..limits import READ_BYTES
 from ..protocol.http_messages import Headers, ResponseHead
-from ..protocol.http_reader import HeadReader, parse_response_head
+from ..protocol.http_reader import parse_response_head
 from ..protocol.http_writer import encode_request_head
+from .http_wire import Wire
 
 if TYPE_CHECKING:
     from ..proxies import Proxy  # not loaded by a start without a proxy
@@ -79,27 +79,29 @@ class Connector:
         self._timeout_s = timeout_s
         self._tls: ssl.SSLContext | None = None
 
-    async def open(self, route: Route) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def open(self, route: Route) -> Wire:
         """Open a connection; raise `UpstreamFailed` with the code upstream_unreachable or upstream_timeout."""
         origin, proxy = route.origin, route.proxy
         tls = self._tls_context() if origin.scheme == "https" else None
-        deadline = asyncio.get_running_loop().time() + self._timeout_s
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._timeout_s
         if proxy is None:
             async with self._step(f"The upstream {route}", deadline):
-                return await asyncio.open_connection(origin.host, origin.port, ssl=tls, limit=READ_BYTES)
+                _, wire = await loop.create_connection(Wire, origin.host, origin.port, ssl=tls)
+            return wire
         async with self._step(f"The proxy {proxy}", deadline):
-            reader, writer = await asyncio.open_connection(proxy.host, proxy.port, limit=READ_BYTES)
+            _, wire = await loop.create_connection(Wire, proxy.host, proxy.port)
         if tls is None:
-            return reader, writer
+            return wire
         try:
             async with self._step(f"The proxy {proxy}", deadline, f"did not open a way to {origin}"):
-                await _open_tunnel(reader, writer, origin, proxy)
+                await _open_tunnel(wire, origin, proxy)
             async with self._step(f"The upstream {route}", deadline):
-                await writer.start_tls(tls, server_hostname=origin.host)
+                await wire.start_tls(tls, origin.host)
         except BaseException:
-            writer.transport.abort()
+            wire.transport.abort()
             raise
-        return reader, writer
+        return wire
 
     @contextlib.asynccontextmanager
     async def _step(
@@ -123,17 +125,14 @@ class Connector:
         return self._tls
 
 
-async def _open_tunnel(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, origin: Origin, proxy: Proxy
-) -> None:
+async def _open_tunnel(wire: Wire, origin: Origin, proxy: Proxy) -> None:
     """Ask the proxy for a tunnel to the origin and wait until it is there."""
     target = origin.host_and_port
     headers = (("Host", target), *proxy_headers(proxy))
-    writer.write(encode_request_head("CONNECT", target, headers))
-    heads = HeadReader()
+    wire.write(encode_request_head("CONNECT", target, headers))
     while True:
         try:
-            text = heads.next_head()
+            text = wire.heads.next_head()
             # Whatever it says of a body: behind the head of a good answer the tunnel begins.
             head = parse_response_head(text, "HEAD") if text is not None else None
         except BridgeError as problem:
@@ -142,14 +141,9 @@ async def _open_tunnel(
             raise proxy_refusal(origin, proxy, head)
         if head is not None and head.status >= 200:
             break
-        if head is None:
-            data = await reader.read(READ_BYTES)
-            if not data:
-                raise _unreachable(
-                    f"The proxy {proxy} closed the connection before it opened a way to {origin}."
-                )
-            heads.feed(data)
-    if heads.buffer:
+        if head is None and not await wire.receive():
+            raise _unreachable(f"The proxy {proxy} closed the connection before it opened a way to {origin}.")
+    if wire.heads.buffer:
         # The upstream is silent until it is spoken to: these bytes would be missing in TLS's handshake.
         raise _unreachable(f"The proxy {proxy} does not speak HTTP: bytes came behind its answer.")
 

@@ -520,10 +520,12 @@ class _Connection:
         self._enter(State.BODY, self._times.body_idle)
         if self._body_deadline is not None and self.deadline is not None:
             self.deadline = min(self.deadline, self._body_deadline)
-        data = await self._reader.read(READ_BYTES)
+        try:
+            data = await self._reader.read(READ_BYTES)
+        finally:
+            self._enter(state, None)  # a handler may give up the rest of a body and answer
         if not data:
             raise ConnectionResetError("the client left in the middle of a body")
-        self._enter(state, None)
         self.heads.feed(data)
 
     def _is_body_droppable(self) -> bool:

@@ -3,8 +3,9 @@
 import http.client
 import os
 import socket
+import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -154,7 +155,7 @@ def test_what_an_upstream_says_to_a_head(
     [
         (b"", "closed the connection before it answered"),
         (b"HTTP/1.1 200 OK\r\nContent-", "closed the connection before it answered"),
-        (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n", "closed the connection"),
+        (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n", "another protocol (101)"),
         (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "does not speak HTTP"),
         (b"HTTP/2 200\r\nContent-Length: 2\r\n\r\nok", "does not speak HTTP"),
         (b"HTTP/1.1 200 OK\nContent-Length: 2\n\nok", "does not speak HTTP"),
@@ -299,21 +300,107 @@ def test_a_client_that_waits_for_the_word_to_go_on(one: Bridge, behind: RawUpstr
     assert not [line for line in behind.lines if line.lower().startswith("expect")]
 
 
-@pytest.mark.parametrize("framing", [f"Content-Length: {8 * MIB}", "Transfer-Encoding: chunked"])
+FRAMINGS = [f"Content-Length: {8 * MIB}", "Transfer-Encoding: chunked"]
+REFUSAL = b"HTTP/1.1 413 Too Big\r\nContent-Length: 7\r\n\r\ntoo big"
+
+
+def upload(framing: str) -> list[bytes]:
+    """Return a head and the pieces of a body of 8 MiB."""
+    asked = head("POST /v1/files HTTP/1.1", "Host: 127.0.0.1", framing)
+    if framing.startswith("Content"):
+        return [asked, *[b"x" * MIB] * 8]
+    return [asked, *[b"%x\r\n" % MIB + b"x" * MIB + b"\r\n"] * 8, b"0\r\n\r\n"]
+
+
+@pytest.mark.parametrize("framing", FRAMINGS)
 def test_an_answer_before_the_body_was_sent(one: Bridge, behind: RawUpstream, framing: str) -> None:
     def refuse(connection: socket.socket, body: bytes) -> None:
-        connection.sendall(b"HTTP/1.1 413 Too Big\r\nContent-Length: 7\r\nConnection: close\r\n\r\ntoo big")
+        connection.sendall(REFUSAL)
         connection.shutdown(socket.SHUT_WR)
         while connection.recv(1 << 16):
             pass
 
     behind.answer = refuse
     with RawConnection(one.port) as client:
-        client.send(head("POST /v1/files HTTP/1.1", "Host: 127.0.0.1", framing))
-        piece = b"x" * MIB if framing.startswith("Content") else b"%x\r\n" % MIB + b"x" * MIB + b"\r\n"
-        client.send(piece * 8 + (b"0\r\n\r\n" if piece[:1] != b"x" else b""))
+        client.send(b"".join(upload(framing)))
         reply = client.reply()
         assert (reply.status, reply.body) == (413, b"too big")
+
+
+@pytest.mark.parametrize("framing", FRAMINGS)
+def test_an_answer_of_an_upstream_that_reads_no_further(
+    one: Bridge, behind: RawUpstream, framing: str
+) -> None:
+    told, left = threading.Event(), threading.Event()
+
+    def refuse(connection: socket.socket, body: bytes) -> None:
+        connection.sendall(REFUSAL)
+        assert told.wait(BOUND_S)
+        # The bridge gives the rest up, and the connection with it.
+        with suppress(ConnectionResetError):
+            while connection.recv(1 << 16):
+                pass
+        left.set()
+
+    behind.answer = refuse
+    with RawConnection(one.port) as client:
+        client.send(b"".join(upload(framing)))
+        reply = client.reply()
+        assert (reply.status, reply.body) == (413, b"too big")
+        told.set()
+        assert left.wait(BOUND_S)
+
+
+@pytest.mark.parametrize("framing", FRAMINGS)
+def test_an_answer_of_an_upstream_that_leaves_the_body_unread(
+    one: Bridge, behind: RawUpstream, framing: str
+) -> None:
+    behind.answer = REFUSAL  # and closes: what it has not read makes that a reset
+    for _ in range(10):
+        with RawConnection(one.port) as client:
+            client.send(b"".join(upload(framing)))
+            reply = client.reply()
+            assert (reply.status, reply.body) == (413, b"too big")
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 10", "Transfer-Encoding: chunked"])
+def test_a_client_that_waits_for_an_answer_before_it_goes_on(
+    one: Bridge, behind: RawUpstream, framing: str
+) -> None:
+    def refuse(connection: socket.socket, body: bytes) -> None:
+        connection.sendall(REFUSAL)
+        while connection.recv(1 << 16):
+            pass
+
+    behind.answer = refuse
+    first, second = (b"x" * 5,) * 2 if framing[0] == "C" else (b"5\r\nxxxxx\r\n", b"5\r\nxxxxx\r\n0\r\n\r\n")
+    with RawConnection(one.port) as client:
+        client.send(head("POST /v1/files HTTP/1.1", "Host: 127.0.0.1", framing) + first)
+        reply = client.reply()
+        assert (reply.status, reply.body, reply.closes) == (413, b"too big", False)
+        # The short rest is dropped, and the connection is in step.
+        client.send(second + get("/health"))
+        assert client.reply().status == 200
+
+
+@pytest.mark.parametrize("framing", FRAMINGS)
+def test_an_answer_that_begins_before_the_body_was_sent(
+    one: Bridge, behind: RawUpstream, framing: str
+) -> None:
+    pieces = upload(framing)
+    size = sum(len(piece) for piece in pieces[1:])
+
+    def answer(connection: socket.socket, body: bytes) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 7\r\n\r\n")
+        body = receive(connection, body, lambda data: data.endswith(b"0\r\n\r\n") or len(data) >= size)
+        connection.sendall(b"%d" % body.count(b"x"))
+
+    behind.answer = answer
+    with RawConnection(one.port) as client:
+        for piece in pieces:
+            client.send(piece)
+        reply = client.reply()
+        assert (reply.status, reply.body) == (200, b"%d" % (8 * MIB))
 
 
 @pytest.mark.parametrize("sized", [True, False])

@@ -4,14 +4,15 @@ import asyncio
 import base64
 import json
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 
 import pytest
 
 from codex_bridge import log
-from codex_bridge.adapters.http_client import ClientResponse, HttpClient, Origin
+from codex_bridge.adapters.http_client import ClientResponse, HttpClient, Origin, StreamedBody
 from codex_bridge.errors import UpstreamFailed
+from codex_bridge.limits import READ_BYTES
 from codex_bridge.proxies import ProxyRules, parse_proxy
 from tests.support.any_upstream import AnyUpstream
 from tests.support.proxy import ForwardProxy
@@ -361,3 +362,63 @@ async def test_the_certificates_of_ssl_cert_file_are_trusted(
     async with client(9) as http:
         answer = await send(http, Origin("https", "localhost", secure.port))
         assert json.loads(await read(answer))["size"] == 2
+
+
+async def endless() -> AsyncIterator[bytes]:
+    while True:
+        yield b"x" * READ_BYTES
+
+
+async def unfinished() -> AsyncIterator[bytes]:
+    yield b"x"
+    await asyncio.Event().wait()
+
+
+async def upload(http: HttpClient, port: int, pieces: AsyncIterator[bytes]) -> ClientResponse:
+    origin = Origin("https", "localhost", port)
+    return await http.request(origin, "POST", "/", (), StreamedBody(pieces, None))
+
+
+@pytest.mark.usefixtures("trusted")
+@pytest.mark.parametrize("pieces", [endless, unfinished])
+@on_loop
+async def test_a_refusal_ends_the_sending_over_tls_too(
+    authority: Authority, pieces: Callable[[], AsyncIterator[bytes]]
+) -> None:
+    is_read, left = asyncio.Event(), asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.reader.readuntil(b"\r\n\r\n")
+        peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await peer.send(SIZED.replace(b"200 OK", b"401 No"))
+        await is_read.wait()
+        peer.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        await peer.rest()
+        left.set()
+
+    async with scripted(script, authority.server_context("localhost")) as port, client(9) as http:
+        answer = await upload(http, port, pieces())
+        assert (answer.head.status, await read(answer)) == (401, b"hello")
+        is_read.set()
+        await left.wait()
+
+
+@pytest.mark.usefixtures("trusted")
+@pytest.mark.parametrize("leave", [Peer.reset, lambda peer: peer.writer.close()])
+@pytest.mark.parametrize("said", [SIZED, SIZED.replace(b"200 OK", b"401 No"), b""])
+@on_loop
+async def test_an_upstream_that_leaves_ends_the_sending_over_tls_too(
+    authority: Authority, said: bytes, leave: Callable[[Peer], None]
+) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.reader.readuntil(b"1\r\nx\r\n")
+        await peer.send(said)
+        leave(peer)
+
+    async with scripted(script, authority.server_context("localhost")) as port, client(9) as http:
+        if said:
+            assert await read(await upload(http, port, unfinished())) == b"hello"
+        else:
+            with pytest.raises(UpstreamFailed) as caught:
+                await upload(http, port, unfinished())
+            assert caught.value.code == "upstream_disconnected"

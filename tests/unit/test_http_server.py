@@ -84,6 +84,31 @@ async def test_a_body_that_nobody_reads_has_a_bound_for_the_whole() -> None:
             await peer.rest()
 
 
+@on_loop
+async def test_a_body_that_its_handler_gives_up_is_not_waited_for() -> None:
+    another_is_late = asyncio.Event()
+
+    async def handle(request: Request) -> Response:
+        if request.path == "/late":
+            return await echo(request)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0):
+                await request.read_body(1000)
+        await another_is_late.wait()
+        return Response(413)
+
+    async with (
+        serving(handle, brisk("body_idle", "body_total", "linger")) as (_, port),
+        connected(port) as peer,
+        connected(port) as late,
+    ):
+        await peer.send(post(b"12345")[:-1])
+        await late.send(post(b"12345", path="/late")[:-1])
+        assert (await late.reply()).status == 408
+        another_is_late.set()
+        assert (await peer.reply()).status == 413
+
+
 @pytest.mark.parametrize("first", [b"", GET])
 @on_loop
 async def test_an_idle_connection_is_closed_without_a_word(first: bytes) -> None:
