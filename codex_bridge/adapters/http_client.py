@@ -77,6 +77,7 @@ class HttpClient:
         self._patience = _Patience(first_byte_timeout_s, idle_timeout_s)
         self._proxies = proxies
         self._idle: dict[Route, deque[_Connection]] = {}
+        self._reaper: asyncio.TimerHandle | None = None
 
     async def request(
         self, origin: Origin, method: str, target: str, headers: Headers, body: Body
@@ -108,6 +109,8 @@ class HttpClient:
             for connection in connections:
                 connection.close()
         self._idle.clear()
+        if self._reaper is not None:
+            self._reaper.cancel()
 
     def put_back(self, connection: _Connection) -> None:
         """Keep a connection whose answer was read whole for the next request."""
@@ -116,6 +119,19 @@ class HttpClient:
         resting.append(connection)
         if len(resting) > MAX_IDLE_UPSTREAM_CONNECTIONS:
             resting.popleft().close()
+        if self._reaper is None:
+            self._reaper = asyncio.get_running_loop().call_later(UPSTREAM_IDLE_REUSE_S, self._reap)
+
+    def _reap(self) -> None:
+        """Close what has rested too long to be used again: an upstream may never be asked again."""
+        self._reaper = None
+        for route, resting in list(self._idle.items()):
+            while resting and not resting[0].is_usable:
+                resting.popleft().close()
+            if not resting:
+                del self._idle[route]
+        if self._idle:
+            self._reaper = asyncio.get_running_loop().call_later(UPSTREAM_IDLE_REUSE_S, self._reap)
 
     def _choose_route(self, origin: Origin) -> Route:
         proxies = self._proxies
@@ -409,11 +425,16 @@ class _Connection:
         self._wire.on_change = self._wire.transport.abort
         self._wire.resume()
 
+    @property
+    def is_usable(self) -> bool:
+        """Whether a resting connection can be used again."""
+        rested_s = self._loop.time() - self._last_activity
+        return rested_s < UPSTREAM_IDLE_REUSE_S and self.is_reusable
+
     def wake(self) -> bool:
         """Stop resting; return whether the connection can be used again."""
         self._wire.on_change = None
-        rested_s = self._loop.time() - self._last_activity
-        return rested_s < UPSTREAM_IDLE_REUSE_S and self.is_reusable
+        return self.is_usable
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

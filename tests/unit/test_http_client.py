@@ -279,6 +279,24 @@ async def test_no_more_is_taken_than_is_read() -> None:
         answer.close()
 
 
+def test_a_connection_that_nobody_uses_again_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    @on_loop
+    async def check() -> None:
+        monkeypatch.setattr(http_client, "UPSTREAM_IDLE_REUSE_S", 0.05)
+        closed = asyncio.Event()
+
+        async def script(peer: Peer) -> None:
+            await answering(SIZED)(peer)
+            await peer.rest()
+            closed.set()
+
+        async with scripted(script) as port, client() as http:
+            assert await read(await send(http, port)) == b"hello"
+            await closed.wait()
+
+    check()
+
+
 @on_loop
 async def test_the_pool_has_a_bound() -> None:
     count = MAX_IDLE_UPSTREAM_CONNECTIONS + 4
