@@ -11,13 +11,15 @@ from codex_bridge.model import Role
 from codex_bridge.protocol import json_codec
 
 
-@pytest.fixture(params=["installed", "standard library"])
+# The suite runs in both kinds of environment: where there is no orjson there is but one codec.
+CODECS = ["standard library", *(["orjson"] if json_codec.orjson is not None else [])]
+
+
+@pytest.fixture(params=CODECS)
 def codec(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The codec as it is installed, and as it is without orjson."""
+    """The codec with orjson, and as it is without it."""
     if request.param == "standard library":
         monkeypatch.setattr(json_codec, "orjson", None)
-    elif json_codec.orjson is None:
-        pytest.skip("orjson is not installed")
     return json_codec
 
 
