@@ -10,7 +10,6 @@ from codex_bridge.errors import InvalidJson
 from codex_bridge.model import Role
 from codex_bridge.protocol import json_codec
 
-
 # The suite runs in both kinds of environment: where there is no orjson there is but one codec.
 CODECS = ["standard library", *(["orjson"] if json_codec.orjson is not None else [])]
 
