@@ -8,6 +8,7 @@ import pytest
 
 from codex_bridge.limits import MAX_CONTEXT_BYTES
 from tests.conftest import BridgeFactory
+from tests.support import processes
 from tests.support.bridge import API_KEY, Bridge
 from tests.support.raw_http import RawConnection
 from tests.support.sse import kinds
@@ -19,6 +20,11 @@ TICKS = "while true; do echo tick >> ticks; sleep 0.05; done"
 
 def size_of(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
+
+
+def tickers(one: Bridge) -> list[int]:
+    """Return the processes of the command that ticks."""
+    return [pid for pid in processes.descendants(one.pid) if TICKS in " ".join(processes.cmdline(pid))]
 
 
 @pytest.mark.codex
@@ -35,9 +41,12 @@ def test_a_command_ends_with_its_turn(
         lambda event: event.kind == "item.started" and event.runtime["item"]["type"] == "commandExecution"
     )
     wait_until(lambda: size_of(workspace / "ticks") > 0, "the command to run")
+    assert tickers(one), "nothing would be seen of one that goes on"
     if ending == "session.interrupted":
         one.interrupt(session_id)
     end = stream.until(ending)
+    # Its item is told when it is killed; it may write once more before it is gone.
+    wait_until(lambda: not tickers(one), "the end of the command")
     size = size_of(workspace / "ticks")
     items = [event.data["event"] for event in stream.events if event.name == "session.event"]
     ended = [
