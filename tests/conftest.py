@@ -36,26 +36,26 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
     return report
 
 
-@pytest.fixture
-def upstream() -> Iterator[Upstream]:
-    """A scripted upstream; a script that raised fails the test."""
+def _serve_upstream() -> Iterator[Upstream]:
+    """Run a scripted upstream; a script that raised fails the test."""
     server = Upstream()
     try:
         yield server
     finally:
         server.stop()
     assert not server.errors, server.errors
+
+
+@pytest.fixture
+def upstream() -> Iterator[Upstream]:
+    """A scripted upstream."""
+    yield from _serve_upstream()
 
 
 @pytest.fixture
 def other_upstream() -> Iterator[Upstream]:
     """A second scripted upstream, to change to."""
-    server = Upstream()
-    try:
-        yield server
-    finally:
-        server.stop()
-    assert not server.errors, server.errors
+    yield from _serve_upstream()
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import json
 import signal
-from collections.abc import Callable
 
 import pytest
 
@@ -10,25 +9,9 @@ from codex_bridge.limits import MAX_LOADED_THREADS
 from tests.conftest import BridgeFactory
 from tests.support import processes
 from tests.support.bridge import Bridge
-from tests.support.fake_codex import FakeCodex
-from tests.support.sse import Stream, assert_contiguous, kinds, said
-from tests.support.waiting import BOUND_S, wait_until
-
-FakeFactory = Callable[..., FakeCodex]
-
-
-def open_session(one: Bridge) -> tuple[str, Stream]:
-    """Create a session and follow it."""
-    session_id = one.create_session()
-    return session_id, one.ready_stream(session_id)
-
-
-def play(one: Bridge, message: str, bound_s: float = BOUND_S) -> tuple[str, Stream]:
-    """Run one turn in a new session to its end, whatever that is."""
-    session_id, stream = open_session(one)
-    one.send(session_id, message)
-    stream.until(lambda event: event.name in ("session.completed", "session.error"), bound_s)
-    return session_id, stream
+from tests.support.sse import assert_contiguous, kinds, said
+from tests.support.turns import FakeFactory, open_session, play
+from tests.support.waiting import wait_until
 
 
 def assert_says(one: Bridge, text: str) -> None:

@@ -13,19 +13,18 @@ import itertools
 import json
 import re
 import socket
-import sys
 import threading
 import time
 from array import array
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from tests.support.bridge import API_KEY
-from tests.support.upstream import Failure, Gate
+from tests.support.upstream import Failure, Gate, ScriptedServer
 from tests.support.waiting import BOUND_S
 
 Json = dict[str, Any]
@@ -102,7 +101,7 @@ def not_found(message: str, code: str | None = None) -> Failure:
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = 4 * BOUND_S
-    server: "_Server"
+    server: ScriptedServer
     seen: Seen
 
     def log_message(self, format: str, *args: Any) -> None:
@@ -326,21 +325,6 @@ def _form(seen: Seen) -> Iterator[tuple[str, str | None, bytes]]:
         yield name[1], file_name[1] if file_name else None, content.removesuffix(b"\r\n")
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = False
-    request_queue_size = 256
-
-    def __init__(self, upstream: "OpenAIUpstream") -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.upstream = upstream
-        self.connections: set[socket.socket] = set()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        error = sys.exc_info()[1]
-        if not isinstance(error, OSError):
-            self.upstream.errors.append(error)
-
-
 class OpenAIUpstream:
     """The server and what it has seen. `errors` holds what went wrong inside it; the fixture fails on any."""
 
@@ -356,7 +340,7 @@ class OpenAIUpstream:
         self._failures: list[Failure] = []
         self._gates: list[Gate] = []
         self._condition = threading.Condition()
-        self._server = _Server(self)
+        self._server = ScriptedServer(_Handler, self)
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(0.02,), name="openai upstream"
         )

@@ -240,7 +240,7 @@ def rounds(*answers: Answer) -> Script:
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = 4 * BOUND_S
-    server: "_Server"
+    server: "ScriptedServer"
 
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing: what came is in `upstream.requests`."""
@@ -333,12 +333,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(b"0\r\n\r\n")
 
 
-class _Server(ThreadingHTTPServer):
+class ScriptedServer(ThreadingHTTPServer):
+    """A server whose handlers find `upstream`, and whose connections can be ended; it notes what they raise."""
+
     daemon_threads = False
     request_queue_size = 256
 
-    def __init__(self, upstream: "Upstream") -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(self, handler: type[BaseHTTPRequestHandler], upstream: Any) -> None:
+        super().__init__(("127.0.0.1", 0), handler)
         self.upstream = upstream
         self.connections: set[socket.socket] = set()
 
@@ -358,7 +360,7 @@ class Upstream:
         self.errors: list[BaseException | None] = []
         self._condition = threading.Condition()
         self._gates: list[Gate] = []
-        self._server = _Server(self)
+        self._server = ScriptedServer(_Handler, self)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), name="upstream")
         self._thread.start()
 
