@@ -40,7 +40,14 @@ from .services.sandbox import SandboxCheck
 from .services.sessions import SessionService
 from .services.turns import TurnService
 from .workspace.paths import WorkspaceRoots
-from .workspace.scratch import create_scratch, remove_scratch, remove_stale_scratches
+from .workspace.scratch import (
+    clear_after_bridge,
+    clear_after_bridges,
+    create_scratch,
+    end_processes,
+    remove_scratch,
+)
+from .workspace.state_dir import StateDirectory
 
 Result = TypeVar("Result")
 
@@ -56,19 +63,21 @@ class Bridge:
         runtime_config = RuntimeConfig(_provider_settings(config), roots)
         self._doubts = _doubts(config, runtime_config.backend.auth_mode)
         self._environ = settings.child_environment(config)
+        self._state: StateDirectory | None = None
         self._scratch: str | None = None
         self._is_listening = False
         self._client = _make_client(config)
         self._gateway = Gateway(self._client)
         self._gateway_server = HttpServer(self._gateway.handle, replies.failure)
         # With exec it is there for Codex's account alone, and started only when that is asked for.
-        self._app_server = AppServerRuntime(config.codex_bin, self._environ)
+        grace_s = config.interrupt_grace_ms / 1000
+        self._app_server = AppServerRuntime(config.codex_bin, self._environ, grace_s)
         self._runtime: Runtime = self._app_server
         sandbox: Sandbox = self._app_server
         if config.runtime_kind == "exec":
             from .runtimes.exec import ExecRuntime  # late: few starts need it
 
-            self._runtime = ExecRuntime(config.codex_bin, self._environ)
+            self._runtime = ExecRuntime(config.codex_bin, self._environ, grace_s)
             sandbox = BriefSandbox(config.codex_bin, self._environ)
         self._sandbox = SandboxCheck(sandbox, config.sandbox_mode)
         self._device_auth = DeviceAuth(
@@ -143,7 +152,7 @@ class Bridge:
         """Listen; return the base URL, or where the socket is. Raise `StartFailed` when the address is taken."""
         config = self._config
         where = config.socket or f"{config.host}:{config.port}"
-        self._open_scratch()
+        self._open_state()
         host, port = await self._gateway_server.listen_tcp("127.0.0.1", 0)
         self._gateway.base_url = f"http://{host}:{port}"
         try:
@@ -163,13 +172,22 @@ class Bridge:
         for doubt in self._doubts:
             log.warning("%s", doubt)
         self._preflight.start()
-        asyncio.get_running_loop().run_in_executor(None, remove_stale_scratches, config.temporary_directory)
+        asyncio.get_running_loop().run_in_executor(None, clear_after_bridges, config.temporary_directory)
         return address
 
     async def examine(self) -> list[Check]:
         """Look at everything that a turn needs, without listening; `stop` is still to be called."""
         self._open_scratch()
         return await self._preflight.examine(DOCTOR_WAIT_S)
+
+    def _open_state(self) -> None:
+        """Take the state directory, and clear away what a killed bridge has left, before any Codex is started."""
+        self._state = StateDirectory.open(self._config.state_dir)
+        if self._state.scratch_before is not None:
+            clear_after_bridge(self._state.scratch_before)
+        self._open_scratch()
+        assert self._scratch is not None
+        self._state.remember_scratch(self._scratch)
 
     def _open_scratch(self) -> None:
         parent = self._config.temporary_directory
@@ -203,7 +221,10 @@ class Bridge:
             with contextlib.suppress(OSError):
                 os.unlink(self._config.socket)
         if self._scratch is not None:
+            await asyncio.to_thread(end_processes, self._scratch)
             remove_scratch(self._scratch)
+        if self._state is not None:
+            self._state.close()
         if self._is_listening:
             log.info("stopped")
 

@@ -75,6 +75,7 @@ class Config:
     http_proxy: Proxy | None
     no_proxy: tuple[str, ...]
     device_login_timeout_ms: int
+    interrupt_grace_ms: int
     shutdown_timeout_ms: int
     codex_environment: tuple[str, ...]
     temporary_directory: str
@@ -268,6 +269,9 @@ SETTINGS: tuple[Setting, ...] = (
             "each may end in a `:port`. Loopback is never proxied.", _no_proxy),
     Setting("device_login_timeout_ms", ("CODEX_DEVICE_LOGIN_TIMEOUT_MS",), "900000", _MILLISECONDS,
             "Time to enter the code of a sign-in with ChatGPT. Codex itself waits 15 minutes at most.",
+            _whole_number(1, _DAY_MS)),
+    Setting("interrupt_grace_ms", ("CODEX_BRIDGE_INTERRUPT_GRACE_MS",), "10000", _MILLISECONDS,
+            "Time that an interrupted turn gets to end; then its Codex is killed, with what else runs on it.",
             _whole_number(1, _DAY_MS)),
     Setting("shutdown_timeout_ms", ("CODEX_BRIDGE_SHUTDOWN_TIMEOUT_MS",), "10000", _MILLISECONDS,
             "Time that interrupted turns get to end when the bridge stops.", _whole_number(1, _DAY_MS)),

@@ -51,6 +51,7 @@ class StatusRoutes:
             has_api_key=backend.settings.api_key is not None,
             login_status=await self._device_auth.status_for_health(),
             bridge_load=self._executor.load(),
+            codex={"state": self._runtime.describe()["state"]},
         )
 
     async def info(self, request: Request) -> Response:
