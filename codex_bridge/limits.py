@@ -70,14 +70,22 @@ MIN_LOG_EVENTS = 8
 # What is left of that when nothing has happened in a session for LOG_REST_S.
 MAX_IDLE_LOG_BYTES = 16 * KIB
 LOG_REST_S = 60.0
+# Events are written to the store this long after the first of them, together...
+STORE_INTERVAL_S = 0.25
+# ...or at once when there are so many bytes of them.
+MAX_UNSTORED_BYTES = MIB
+# What is told only once it is stored waits no longer than this for a slow disk.
+MAX_HOLD_S = 2.0
 # The newest runtime events shown in a session's JSON.
 MAX_RECENT_EVENTS = 40
+# Events that are looked through for those when a session is read from the store: most are deltas, which do not count.
+MAX_EVENTS_LOOKED_THROUGH = 400
 # Longer texts inside those are cut there (the stream carries them whole).
 MAX_RECENT_EVENT_CHARACTERS = 500
 
 # Sessions --------------------------------------------------------------------------------------
-# Sessions live in memory; past this the oldest idle ones must be deleted first.
-MAX_SESSIONS = 10_000
+# Sessions that are kept in memory when nothing happens in them; all others are read from the store when asked for.
+MAX_LOADED_SESSIONS = 500
 # A message is a prompt, not a file; Codex itself refuses more than about 1 MiB.
 MAX_MESSAGE_CHARACTERS = 1_000_000
 # What a host tells the model beside the message: a page's content fits, a site's does not. It is part of a
@@ -90,6 +98,8 @@ MAX_ATTACHMENTS = 20
 # One page of the session list.
 DEFAULT_PAGE = 50
 MAX_PAGE = 200
+# A key is a random name; hosts use UUIDs, some add what it is for.
+MAX_IDEMPOTENCY_KEY_CHARACTERS = 255
 # What a busy bridge tells clients to wait.
 BUSY_RETRY_AFTER_S = 2
 
