@@ -103,6 +103,21 @@ MAX_IDEMPOTENCY_KEY_CHARACTERS = 255
 # What a busy bridge tells clients to wait.
 BUSY_RETRY_AFTER_S = 2
 
+# Store -----------------------------------------------------------------------------------------
+# What is posted waits so long for more to come: a transaction for each event would cost ten times as much, and
+# nobody notices what the death of the machine takes of the last moment.
+STORE_GATHER_S = 0.05
+# How often a database that cannot be written is tried again.
+STORE_RETRY_S = 1.0
+# What clients are told to wait meanwhile.
+STORE_RETRY_AFTER_S = 2
+# Somebody else may have locked the database (a backup, a person's sqlite3): seconds to wait for them.
+STORE_LOCK_WAIT_S = 5.0
+# What the bridge waits for the last writes when it stops; a disk that hangs must not keep it.
+STORE_CLOSE_S = 10.0
+# Posted writes that are kept while the disk does not take them, of some KB each.
+MAX_WAITING_WRITES = 10_000
+
 # Codex -----------------------------------------------------------------------------------------
 # A line is one JSON-RPC message; a command's output or a diff can have many megabytes.
 MAX_LINE_BYTES = 64 * MIB

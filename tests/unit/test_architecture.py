@@ -17,9 +17,10 @@ ARROWS = {
     "adapters": {"protocol", "base"},
     "workspace": {"adapters", "protocol", "base"},
     "runtimes": _BELOW_SERVICES,
-    "services": _BELOW_SERVICES,
+    "store": {"adapters", "protocol", "base"},
+    "services": {"store", *_BELOW_SERVICES},
     "api": {"services", *_BELOW_SERVICES},
-    "top": {"api", "services", "runtimes", *_BELOW_SERVICES},
+    "top": {"api", "services", "runtimes", "store", *_BELOW_SERVICES},
 }  # fmt: skip
 ROOM_OF_MODULE = {
     "": "base", "errors": "base", "limits": "base", "log": "base", "model": "base", "config": "base", "runtime": "base",

@@ -1,0 +1,72 @@
+"""The messages of the sessions, by their position in the conversation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..adapters.database import Connection, Query, Write
+from ..model import Message, Role
+from ..protocol import json_codec
+
+_COLUMNS = "id, role, text, turn_id, created_at, attachments, incomplete"
+
+
+def insert(session_key: int, position: int, message: Message) -> Write:
+    """Store a message; `position` grows with each message of a session."""
+    attachments = json_codec.encode(message.attachments) if message.attachments else None
+    # Half a surrogate pair has no place in a database; it is told as elsewhere.
+    text = message.text.encode(errors="replace").decode()
+    values = (
+        message.id, message.role.value, text, message.turn_id, message.created_at, attachments, message.incomplete,
+        session_key, position,
+    )  # fmt: skip
+
+    def write(connection: Connection) -> None:
+        connection.execute(
+            f"INSERT INTO messages ({_COLUMNS}, session_key, position) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            values,
+        )
+
+    return write
+
+
+def select(session_key: int) -> Query[list[Message]]:
+    """Find all messages of a session, the first one first."""
+
+    def query(connection: Connection) -> list[Message]:
+        found = connection.execute(
+            f"SELECT {_COLUMNS} FROM messages WHERE session_key = ? ORDER BY position", (session_key,)
+        )
+        return [_message(row) for row in found]
+
+    return query
+
+
+def select_newest(session_key: int, limit: int) -> Query[list[Message]]:
+    """Find the newest messages of a session, up to `limit`, the oldest of them first."""
+
+    def query(connection: Connection) -> list[Message]:
+        found = connection.execute(
+            f"SELECT {_COLUMNS} FROM messages WHERE session_key = ? ORDER BY position DESC LIMIT ?",
+            (session_key, limit),
+        )
+        return [_message(row) for row in found][::-1]
+
+    return query
+
+
+def delete_one(session_key: int, message_id: str) -> Write:
+    """Delete one message of a session."""
+
+    def write(connection: Connection) -> None:
+        connection.execute("DELETE FROM messages WHERE session_key = ? AND id = ?", (session_key, message_id))
+
+    return write
+
+
+def _message(row: Any) -> Message:
+    message_id, role, text, turn_id, created_at, attachments, incomplete = row
+    return Message(
+        message_id, Role(role), text, turn_id, created_at,
+        tuple(json_codec.decode(attachments)) if attachments is not None else (), bool(incomplete),
+    )  # fmt: skip
