@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from . import __version__, log
 from . import config as settings
+from .adapters.database import Database
 from .adapters.http_client import HttpClient
 from .adapters.http_server import HttpServer, is_loopback
 from .api import replies
@@ -25,7 +26,7 @@ from .api.sessions import SessionRoutes
 from .api.status import StatusRoutes
 from .api.stream import StreamRoutes
 from .config import Config
-from .errors import ConfigError, StartFailed
+from .errors import ConfigError, StartFailed, StoreFailed
 from .limits import CLOSE_GRACE_S, DOCTOR_WAIT_S, SHORT_TOKEN_CHARACTERS
 from .runtime import Runtime, Sandbox
 from .runtimes.accounts import AppServerAccounts
@@ -34,15 +35,24 @@ from .services.backend import ProviderSettings
 from .services.device_auth import DeviceAuth
 from .services.executor import TurnExecutor
 from .services.gateway import Gateway
+from .services.idempotency import IdempotencyKeys
 from .services.preflight import Check, Preflight
+from .services.recorder import Recorder
+from .services.recovery import mark_clean, recover
 from .services.runtime_config import RuntimeConfig
 from .services.sandbox import SandboxCheck
 from .services.sessions import SessionService
+from .services.transcript import Transcript
+from .services.turn_player import TurnPlayer
 from .services.turns import TurnService
+from .store.schema import MIGRATIONS
 from .workspace.paths import WorkspaceRoots
 from .workspace.scratch import create_scratch, remove_scratch, remove_stale_scratches
 
 Result = TypeVar("Result")
+
+# In the state directory.
+_DATABASE = "bridge.db"
 
 
 class Bridge:
@@ -58,6 +68,7 @@ class Bridge:
         self._environ = settings.child_environment(config)
         self._scratch: str | None = None
         self._is_listening = False
+        self._is_open = False
         self._client = _make_client(config)
         self._gateway = Gateway(self._client)
         self._gateway_server = HttpServer(self._gateway.handle, replies.failure)
@@ -85,22 +96,33 @@ class Bridge:
             lambda: runtime_config.backend,
         )
         self._executor = TurnExecutor(config.max_concurrent_turns, config.max_queued_turns)
-        sessions = SessionService()
-        self._turns = TurnService(
-            sessions,
-            self._executor,
+        self._database = Database(os.path.join(config.state_dir, _DATABASE), MIGRATIONS)
+        self._recorder = Recorder(self._database)
+        self._sessions = SessionService(self._database, self._recorder)
+        self._transcript = Transcript(self._recorder)
+        player = TurnPlayer(
             self._runtime,
             self._gateway,
             self._sandbox,
             self._device_auth,
+            self._transcript,
             config.turn_timeout_ms / 1000,
         )
-        router = self._make_router(sessions, roots, runtime_config)
+        self._turns = TurnService(
+            self._sessions,
+            self._executor,
+            self._runtime,
+            self._gateway,
+            player,
+            self._transcript,
+            self._recorder,
+            runtime_config.backend_of_session,
+            config.sandbox_mode,
+        )
+        router = self._make_router(roots, runtime_config)
         self._server = HttpServer(router.handle, replies.failure)
 
-    def _make_router(
-        self, sessions: SessionService, roots: WorkspaceRoots, runtime_config: RuntimeConfig
-    ) -> Router:
+    def _make_router(self, roots: WorkspaceRoots, runtime_config: RuntimeConfig) -> Router:
         """Return all routes, guarded."""
         config = self._config
         access = Access(config.host, config.allowed_hosts, config.allowed_origins, config.token)
@@ -115,9 +137,10 @@ class Bridge:
         )
         configuration = RuntimeConfigRoutes(runtime_config)
         auth = AuthRoutes(self._device_auth)
-        chats = SessionRoutes(sessions, self._turns, roots, runtime_config)
-        messages = MessageRoutes(sessions, self._turns, self._executor, runtime_config, config.sandbox_mode)
-        streams = StreamRoutes(sessions)
+        keys = IdempotencyKeys(self._database)
+        chats = SessionRoutes(self._sessions, self._turns, roots, runtime_config, keys)
+        messages = MessageRoutes(self._sessions, self._turns, self._executor, keys)
+        streams = StreamRoutes(self._sessions)
         proxy = ProxyRoutes(self._client, runtime_config)
         routes = [
             Route("GET", "/health", status.health, is_open=True),
@@ -146,6 +169,7 @@ class Bridge:
         self._open_scratch()
         host, port = await self._gateway_server.listen_tcp("127.0.0.1", 0)
         self._gateway.base_url = f"http://{host}:{port}"
+        await self._open_store()
         try:
             if config.socket is not None:
                 await self._server.listen_unix(config.socket)
@@ -165,6 +189,21 @@ class Bridge:
         self._preflight.start()
         asyncio.get_running_loop().run_in_executor(None, remove_stale_scratches, config.temporary_directory)
         return address
+
+    async def _open_store(self) -> None:
+        """Open the store, and settle what the bridge before has left in it."""
+        await self._database.open()
+        self._is_open = True
+        await self._sessions.open()
+        await recover(self._database, self._sessions, self._turns, self._transcript)
+
+    async def _close_store(self) -> None:
+        if not self._is_open:
+            return
+        await self._recorder.close()
+        with contextlib.suppress(StoreFailed):  # then the next start takes it for killed
+            await mark_clean(self._database)
+        await self._database.close()
 
     async def examine(self) -> list[Check]:
         """Look at everything that a turn needs, without listening; `stop` is still to be called."""
@@ -198,6 +237,7 @@ class Bridge:
             self._server.stop(CLOSE_GRACE_S),
             self._gateway_server.stop(CLOSE_GRACE_S),
         )
+        await self._close_store()
         self._client.close()
         if self._config.socket is not None and self._is_listening:
             with contextlib.suppress(OSError):
