@@ -78,6 +78,11 @@ class Config:
     shutdown_timeout_ms: int
     codex_environment: tuple[str, ...]
     temporary_directory: str
+    state_dir: str
+    keep_sessions: int
+    keep_days: int
+    keep_events: int
+    keep_event_days: int
     log_level: str
 
 
@@ -178,6 +183,10 @@ def _directories(text: str) -> tuple[str, ...]:
     return tuple(_directory(part) for part in text.split(os.pathsep) if part)
 
 
+def _path(text: str) -> str:
+    return os.path.realpath(os.path.expanduser(text))
+
+
 def _which(name: str, path: str | None) -> str | None:
     import shutil  # late: seldom needed, and it takes a start milliseconds
 
@@ -193,6 +202,7 @@ def _executable(text: str) -> str:
 
 _DAY_MS = 24 * 3600 * 1000
 _MILLISECONDS = "a number of milliseconds from 1 to 86400000"
+_DAYS = "a number of days from 1 to 36500"
 _PROXY_URL = "http://[user:password@]host[:port]"
 
 SETTINGS: tuple[Setting, ...] = (
@@ -266,6 +276,20 @@ SETTINGS: tuple[Setting, ...] = (
             _variable_names),
     Setting("temporary_directory", ("TMPDIR",), "/tmp", "an existing directory that can be written",
             "Where the bridge makes its scratch directory for Codex's temporary files.", _directory),
+    Setting("state_dir", ("CODEX_BRIDGE_STATE_DIR",), None, "a path",
+            "Directory of the bridge's database, one for each bridge. Default: $STATE_DIRECTORY (systemd), else "
+            "codex-bridge in $XDG_STATE_HOME, else ~/.local/state/codex-bridge.", _path),
+    Setting("keep_sessions", ("CODEX_BRIDGE_KEEP_SESSIONS",), "10000", "a whole number from 1 to 1000000",
+            "Sessions that are kept; the idle ones beyond that were used longest ago are deleted.",
+            _whole_number(1, 1_000_000)),
+    Setting("keep_days", ("CODEX_BRIDGE_KEEP_DAYS",), "90", _DAYS,
+            "Days after which a session that nobody used is deleted.", _whole_number(1, 36500)),
+    Setting("keep_events", ("CODEX_BRIDGE_KEEP_EVENTS",), "10000", "a whole number from 1 to 10000000",
+            "Stream events that are kept of one session, for clients that come back.",
+            _whole_number(1, 10_000_000)),
+    Setting("keep_event_days", ("CODEX_BRIDGE_KEEP_EVENT_DAYS",), "7", _DAYS,
+            "Days for which they are kept; a session's messages and items stay as long as the session.",
+            _whole_number(1, 36500)),
     Setting("log_level", ("CODEX_BRIDGE_LOG_LEVEL",), "info", ", ".join(LEVELS),
             "The least important lines to log.", _choice(tuple(LEVELS))),
 )  # fmt: skip
@@ -285,6 +309,8 @@ def load(environ: Mapping[str, str] = os.environ, flags: Mapping[str, str] | Non
     values["workspace_roots"] = roots or (root,)
     if values["codex_bin"] is None:
         values["codex_bin"] = find_codex(environ)
+    if values["state_dir"] is None:
+        values["state_dir"] = _default_state_dir(environ)
     return Config(**values)
 
 
@@ -326,6 +352,17 @@ def _read_token(environ: Mapping[str, str], token: str | None) -> str | None:
         return _credential(token)
     except ValueError:
         raise ConfigError(f"{name}: expected printable ASCII characters without spaces.") from None
+
+
+def _default_state_dir(environ: Mapping[str, str]) -> str:
+    # systemd may name several directories; relative XDG paths do not count, says their specification.
+    given = (environ.get("STATE_DIRECTORY") or "").partition(":")[0]
+    if given:
+        return _path(given)
+    home = environ.get("XDG_STATE_HOME") or ""
+    if not os.path.isabs(home):
+        home = os.path.join(environ.get("HOME") or os.path.expanduser("~"), ".local", "state")
+    return _path(os.path.join(home, "codex-bridge"))
 
 
 def find_codex(environ: Mapping[str, str]) -> str | None:

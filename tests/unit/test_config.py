@@ -24,9 +24,10 @@ DEFAULTS: dict[str, Any] = {
     "auth_mode": None, "base_url": None, "api_key": None, "default_model": None, "execution_class": "auto", "upstream_connect_timeout_ms": 10_000,
     "upstream_first_byte_timeout_ms": 300_000, "upstream_idle_timeout_ms": 300_000, "https_proxy": None, "http_proxy": None,
     "no_proxy": (), "shutdown_timeout_ms": 10_000, "device_login_timeout_ms": 900_000, "codex_environment": (), "log_level": "info",
+    "keep_sessions": 10_000, "keep_days": 90, "keep_events": 10_000, "keep_event_days": 7,
 }  # fmt: skip
 # These depend on the machine and have tests of their own.
-ELSEWHERE = {"codex_bin", "workspace_root", "workspace_roots", "temporary_directory"}
+ELSEWHERE = {"codex_bin", "workspace_root", "workspace_roots", "temporary_directory", "state_dir"}
 
 GOOD: list[tuple[str, str, Any]] = [
     ("host", "0.0.0.0", "0.0.0.0"), ("host", "::1", "::1"), ("port", "0", 0), ("port", "65535", 65535),
@@ -43,6 +44,7 @@ GOOD: list[tuple[str, str, Any]] = [
     ("upstream_first_byte_timeout_ms", "7", 7), ("https_proxy", "http://p:1", Proxy("p", 1)), ("http_proxy", "http://p", Proxy("p", 80)),
     ("no_proxy", " A.example,.b  10.0.0.0/8,", ("a.example", ".b", "10.0.0.0/8")),
     ("shutdown_timeout_ms", "7", 7), ("device_login_timeout_ms", "8", 8), ("codex_environment", "B, A,B", ("A", "B")), ("log_level", "debug", "debug"),
+    ("keep_sessions", "1", 1), ("keep_days", "36500", 36500), ("keep_events", "10000000", 10_000_000), ("keep_event_days", "1", 1),
 ]  # fmt: skip
 
 BAD = [
@@ -57,6 +59,7 @@ BAD = [
     ("upstream_idle_timeout_ms", "x"), ("upstream_first_byte_timeout_ms", "0"), ("https_proxy", "socks5h://p:1080"),
     ("https_proxy", "p:3128"), ("http_proxy", "https://p:3128"), ("http_proxy", "http://p:0"), ("shutdown_timeout_ms", """ """), ("device_login_timeout_ms", "0"), ("temporary_directory", "/nonexistent"),
     ("log_level", "verbose"), ("log_level", "INFO"),
+    ("keep_sessions", "0"), ("keep_days", "0"), ("keep_events", "0"), ("keep_event_days", "36501"),
 ]  # fmt: skip
 
 
@@ -89,6 +92,7 @@ def test_every_field_is_tried_here() -> None:
         "default_model",
         "codex_environment",
         "no_proxy",
+        "state_dir",
     }
     assert {field for field, _ in BAD} == fields - any_text
 
@@ -151,6 +155,21 @@ def test_the_first_variable_of_a_setting_wins() -> None:
     assert load(OPENAI_API_KEY="second").api_key == "second"
     assert load(CODEX_PROVIDER_API_KEY="first", OPENAI_API_KEY="second").api_key == "first"
     assert load(CODEX_PROVIDER_API_KEY="", OPENAI_API_KEY="second").api_key == "second"
+
+
+@pytest.mark.parametrize(
+    ("variables", "path"),
+    [
+        ({"CODEX_BRIDGE_STATE_DIR": "/s/./a", "STATE_DIRECTORY": "/b"}, "/s/a"),
+        ({"STATE_DIRECTORY": "/var/lib/a:/var/lib/b", "XDG_STATE_HOME": "/x"}, "/var/lib/a"),
+        ({"XDG_STATE_HOME": "/x", "HOME": "/h"}, "/x/codex-bridge"),
+        ({"XDG_STATE_HOME": "relative", "HOME": "/h"}, "/h/.local/state/codex-bridge"),
+        ({"HOME": "/h"}, "/h/.local/state/codex-bridge"),
+        ({}, os.path.realpath(os.path.expanduser("~/.local/state/codex-bridge"))),
+    ],
+)
+def test_where_the_state_is(variables: dict[str, str], path: str) -> None:
+    assert load(**variables).state_dir == path
 
 
 def test_a_flag_wins_and_is_named() -> None:
