@@ -192,6 +192,7 @@ class Bridge:
 
     async def _open_store(self) -> None:
         """Open the store, and settle what the bridge before has left in it."""
+        os.makedirs(self._config.state_dir, 0o700, exist_ok=True)
         await self._database.open()
         self._is_open = True
         await self._sessions.open()

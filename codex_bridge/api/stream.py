@@ -113,9 +113,7 @@ class _Reader:
         self.reads_store = found is None
         if found is not None:
             return found
-        stored = await self._sessions.read_events(
-            self._live, events.epoch, self.seq, MAX_STREAM_BUFFER_BYTES
-        )
+        stored = await self._sessions.read_events(self._live, events.epoch, self.seq, MAX_STREAM_BUFFER_BYTES)
         return (b"".join(stored[0]), stored[1]) if stored is not None and stored[0] else None
 
     def send(self, data: bytes, seq: int) -> None:

@@ -65,9 +65,7 @@ async def mark_clean(database: Database) -> None:
 async def _read_drafts(database: Database, live: LiveSession, row: TurnRow) -> None:
     """Find out what a turn had said of answers that were not complete yet."""
     request = row.request or {}
-    found = await database.read(
-        events.select_after(live.key, live.log.epoch, request.get("after", 0), _ALL)
-    )
+    found = await database.read(events.select_after(live.key, live.log.epoch, request.get("after", 0), _ALL))
     for frame in found[0] if found else ():
         name, data = sse.decode_event(frame)
         if name == "session.event":

@@ -110,9 +110,7 @@ class SessionService:
             task.add_done_callback(lambda done: self._loading.pop(session_id, None))
         return await asyncio.shield(task)
 
-    async def list_page(
-        self, limit: int, cursor: str | None
-    ) -> tuple[list[dict[str, Any]], str | None]:
+    async def list_page(self, limit: int, cursor: str | None) -> tuple[list[dict[str, Any]], str | None]:
         """Return up to `limit` brief sessions, newest first, behind the session `cursor`; and the next cursor."""
         before = None
         if cursor is not None:
@@ -223,7 +221,11 @@ def _reading_page(limit: int, before: int | None) -> Query[list[tuple[SessionRow
 
 
 def _to_session(row: SessionRow, all_messages: list[Message]) -> Session:
-    state = {name: value for name, value in row.state.items() if name not in ("choice", "had_key", "message_count")}
-    session = Session(row.id, messages=all_messages, created_at=row.created_at, updated_at=row.updated_at, **state)
+    state = {
+        name: value for name, value in row.state.items() if name not in ("choice", "had_key", "message_count")
+    }
+    session = Session(
+        row.id, messages=all_messages, created_at=row.created_at, updated_at=row.updated_at, **state
+    )
     session.status, session.mode = SessionStatus(session.status), SessionMode(session.mode)
     return session

@@ -212,7 +212,9 @@ class TurnService:
         added = self._add_message(live, message, turn.id)
         taken = Taken(turn.id, queued=False, steered=True)
         await asyncio.shield(
-            self._store(live, also(taken), lambda: live.session.messages.remove(added), "storing of a message")
+            self._store(
+                live, also(taken), lambda: live.session.messages.remove(added), "storing of a message"
+            )
         )
         return taken
 
