@@ -100,15 +100,20 @@ class Bridge:
         self._recorder = Recorder(self._database)
         self._sessions = SessionService(self._database, self._recorder)
         self._transcript = Transcript(self._recorder)
+        self._turns = self._make_turns(runtime_config)
+        router = self._make_router(roots, runtime_config)
+        self._server = HttpServer(router.handle, replies.failure)
+
+    def _make_turns(self, runtime_config: RuntimeConfig) -> TurnService:
         player = TurnPlayer(
             self._runtime,
             self._gateway,
             self._sandbox,
             self._device_auth,
             self._transcript,
-            config.turn_timeout_ms / 1000,
+            self._config.turn_timeout_ms / 1000,
         )
-        self._turns = TurnService(
+        return TurnService(
             self._sessions,
             self._executor,
             self._runtime,
@@ -117,10 +122,8 @@ class Bridge:
             self._transcript,
             self._recorder,
             runtime_config.backend_of_session,
-            config.sandbox_mode,
+            self._config.sandbox_mode,
         )
-        router = self._make_router(roots, runtime_config)
-        self._server = HttpServer(router.handle, replies.failure)
 
     def _make_router(self, roots: WorkspaceRoots, runtime_config: RuntimeConfig) -> Router:
         """Return all routes, guarded."""

@@ -10,7 +10,8 @@ from ..errors import InvalidField
 from ..limits import MAX_ATTACHMENTS, MAX_MESSAGE_CHARACTERS
 from ..services.executor import TurnExecutor
 from ..services.idempotency import IdempotencyKeys, Remember
-from ..services.sessions import LiveSession, SessionService
+from ..services.live import LiveSession
+from ..services.sessions import SessionService
 from ..services.turn_player import Prompt
 from ..services.turns import NewMessage, Taken, TurnService, WhenBusy
 from ..workspace.paths import resolve_file

@@ -8,7 +8,8 @@ from .. import log
 from ..adapters.http_server import Request, Stream, StreamResponse
 from ..limits import MAX_STREAM_BUFFER_BYTES, STREAM_RETRY_MS
 from ..protocol import json_codec, sse
-from ..services.sessions import LiveSession, SessionService
+from ..services.live import LiveSession
+from ..services.sessions import SessionService
 from . import fields
 
 _HEADERS = (

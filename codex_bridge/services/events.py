@@ -167,6 +167,7 @@ class EventLog:
 
     def can_replay(self, epoch: str, seq: int) -> bool:
         """Say whether all events behind `seq` are still here."""
+        self.flush()
         return epoch == self.epoch and self.seq - len(self._entries) <= seq <= self.told_seq
 
     def replay(self, seq: int, max_bytes: int) -> tuple[bytes, int] | None:
@@ -174,7 +175,6 @@ class EventLog:
 
         None means that some of them are no longer here.
         """
-        self.flush()
         if not self.can_replay(self.epoch, seq):
             return None
         pieces: list[bytes] = []

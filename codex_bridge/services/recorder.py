@@ -18,7 +18,7 @@ from ..store import events, sessions
 
 if TYPE_CHECKING:
     from ..adapters.database import Database, Write
-    from .sessions import LiveSession
+    from .live import LiveSession
 
 
 class Recorder:

@@ -16,7 +16,8 @@ from ..protocol import json_codec, sse
 from ..runtime import Failure, TurnOutcome, TurnStatus
 from ..store import events, meta, sessions, turns
 from ..store.turns import TurnRow
-from .sessions import LiveSession, SessionService
+from .live import LiveSession
+from .sessions import SessionService
 from .transcript import Transcript, note_draft
 from .turn_player import Prompt
 from .turns import TurnService

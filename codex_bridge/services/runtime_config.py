@@ -19,7 +19,7 @@ from ..limits import MAX_CHOICE_CHARACTERS, MAX_HIDDEN_KEYS
 from ..providers import PROVIDERS
 from ..workspace.paths import WorkspaceRoots
 from .backend import Backend, ProviderSettings, check_key, parse_base_url, resolve_backend
-from .sessions import LiveSession
+from .live import LiveSession
 
 # The fields of a choice of backend, and those of the settings (config, ProviderSettings) that they stand for.
 CHOICE_FIELDS = {

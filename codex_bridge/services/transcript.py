@@ -11,8 +11,8 @@ from ..runtime import Event, TurnOutcome, TurnStatus
 from ..store import items, messages, turns
 
 if TYPE_CHECKING:
+    from .live import LiveSession
     from .recorder import Recorder
-    from .sessions import LiveSession
 
 _DELTAS = frozenset({"item.agent_message.delta", "item.reasoning.delta", "command.execution.output"})
 _FINAL_EVENTS = {

@@ -14,8 +14,8 @@ from .backend import Backend
 from .device_auth import DeviceAuth
 from .executor import Job
 from .gateway import Gateway
+from .live import LiveSession
 from .sandbox import SandboxCheck
-from .sessions import LiveSession
 from .transcript import Transcript
 
 # Failures that are not the upstream's, whatever it did before.

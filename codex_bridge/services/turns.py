@@ -21,8 +21,9 @@ from ..store.turns import TurnRow
 from .backend import Backend
 from .executor import Job, TurnExecutor
 from .gateway import Gateway
+from .live import LiveSession
 from .recorder import Recorder
-from .sessions import LiveSession, SessionService
+from .sessions import SessionService
 from .transcript import Transcript
 from .turn_player import Prompt, Turn, TurnPlayer
 

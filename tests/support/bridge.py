@@ -201,6 +201,11 @@ class Bridge:
         trouble = [line for line in self.log if any(word in line for word in _TROUBLE)]
         assert not trouble, f"the log holds trouble:\n{self.log_text}"
 
+    def kill(self) -> None:
+        """End the bridge as a crash does: with SIGKILL, and nothing else of it."""
+        self.signal(Signals.SIGKILL)
+        self.wait_exit()
+
     def _name_leftovers(self) -> list[str]:
         return [f"{pid} {' '.join(processes.cmdline(pid))[:120]}" for pid in self.leftovers()]
 
