@@ -158,6 +158,7 @@ class Bridge:
             Route("DELETE", "/chat/sessions", chats.clear),
             Route("GET", "/chat/sessions/:id", chats.read),
             Route("DELETE", "/chat/sessions/:id", chats.delete),
+            Route("GET", "/chat/sessions/:id/items", chats.items),
             Route("GET", "/chat/sessions/:id/stream", streams.stream),
             Route("POST", "/chat/sessions/:id/messages", messages.send),
             Route("POST", "/chat/sessions/:id/interrupt", messages.interrupt),

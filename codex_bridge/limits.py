@@ -100,6 +100,8 @@ DEFAULT_PAGE = 50
 MAX_PAGE = 200
 # A key is a random name; hosts use UUIDs, some add what it is for.
 MAX_IDEMPOTENCY_KEY_CHARACTERS = 255
+# Items are numbered through; a larger number is no cursor that was given.
+MAX_ITEM_POSITION = 999_999_999
 # What a busy bridge tells clients to wait.
 BUSY_RETRY_AFTER_S = 2
 

@@ -1,4 +1,4 @@
-"""`/chat/sessions` and `/chat/sessions/:id`: create, list, read, delete."""
+"""`/chat/sessions` and `/chat/sessions/:id`: create, list, read, delete; what was done in one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from .. import log
 from ..adapters.http_server import Request, Response
 from ..errors import InvalidField
-from ..limits import DEFAULT_PAGE, MAX_PAGE
+from ..limits import DEFAULT_PAGE, MAX_ITEM_POSITION, MAX_PAGE
 from ..model import Session, SessionMode
 from ..services.backend import Backend
 from ..services.idempotency import IdempotencyKeys, Remember
@@ -73,6 +73,18 @@ class SessionRoutes:
     async def read(self, request: Request) -> Response:
         live = await self._sessions.get(request.path_values[0])
         return replies.ok(session=live.session.to_json())
+
+    async def items(self, request: Request) -> Response:
+        live = await self._sessions.get(request.path_values[0])
+        query = fields.query_fields(request, frozenset({"limit", "cursor", "turn_id"}))
+        limit = fields.whole_number_field(query, "limit", DEFAULT_PAGE, MAX_PAGE)
+        after = fields.whole_number_field(query, "cursor", 0, MAX_ITEM_POSITION)
+        rows = await self._sessions.read_items(live, limit + 1, after, query.get("turn_id"))
+        items = [
+            {"turn_id": row.turn_id, "created_at": row.created_at, "item": row.item} for row in rows[:limit]
+        ]
+        next_cursor = str(rows[limit - 1].position) if len(rows) > limit else None
+        return replies.ok(items=items, next_cursor=next_cursor)
 
     async def delete(self, request: Request) -> Response:
         await self._turns.delete_session(await self._sessions.get(request.path_values[0]))

@@ -11,7 +11,8 @@ from ..errors import InvalidField, NotFound, StoreFailed
 from ..limits import MAX_BRIEF_MESSAGES, MAX_EVENTS_LOOKED_THROUGH, MAX_LOADED_SESSIONS
 from ..model import Message, Session, SessionMode, SessionStatus, new_id
 from ..protocol import json_codec, sse
-from ..store import events, messages, sessions
+from ..store import events, items, messages, sessions
+from ..store.items import ItemRow
 from ..store.sessions import SessionRow
 from .events import EventLog
 from .live import LiveSession
@@ -102,6 +103,14 @@ class SessionService:
             return await self._database.read(events.select_after(live.key, epoch, seq, max_bytes))
         except StoreFailed:
             return None
+
+    async def read_items(
+        self, live: LiveSession, limit: int, after: int, turn_id: str | None
+    ) -> list[ItemRow]:
+        """Return up to `limit` completed items of a session, or of one turn, behind the position `after`."""
+        self._recorder.flush(live)
+        await self._recorder.settle()
+        return await self._database.read(items.select_page(live.key, limit, after, turn_id))
 
     def __len__(self) -> int:
         return self._count
