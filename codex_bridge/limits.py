@@ -119,6 +119,20 @@ STORE_LOCK_WAIT_S = 5.0
 STORE_CLOSE_S = 10.0
 # Posted writes that are kept while the disk does not take them, of some KB each.
 MAX_WAITING_WRITES = 10_000
+# Events of a session that stay however old: more than its JSON shows.
+MIN_KEPT_EVENTS = 50
+# A client that tries a request again does so within minutes; a day is for one that was down meanwhile.
+IDEMPOTENCY_KEEP_S = 24 * 3600.0
+# When what is old is deleted: once a start is over, and then now and again.
+RETENTION_FIRST_S = 5.0
+RETENTION_INTERVAL_S = 3600.0
+# One step of it: some milliseconds for the writer, whatever the rows; and the pause behind it, which leaves the
+# writer to others nearly all of the time.
+RETENTION_STEP_ROWS = 200
+RETENTION_STEP_BYTES = 4 * MIB
+RETENTION_STEP_PAGES = 256
+RETENTION_STEP_SESSIONS = 200
+RETENTION_PAUSE_S = 0.05
 
 # Codex -----------------------------------------------------------------------------------------
 # A line is one JSON-RPC message; a command's output or a diff can have many megabytes.

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..adapters.database import Connection, Query, Write
-from ..protocol import json_codec
+from .columns import decode, encode
 
+# The end of an INSERT ... SELECT of what belongs to a session: of one that was deleted nothing is stored any more.
+WHERE_SESSION = "WHERE EXISTS (SELECT 1 FROM sessions WHERE key = ?)"
 _COLUMNS = "key, id, epoch, seq, created_at, updated_at, state"
 
 
@@ -26,7 +28,7 @@ class SessionRow:
 
 def insert(row: SessionRow) -> Write:
     """Store a new session; its key is larger than `last_key`."""
-    values = (row.key, row.id, row.epoch, row.seq, row.created_at, row.updated_at, _state(row))
+    values = (row.key, row.id, row.epoch, row.seq, row.created_at, row.updated_at, encode(row.state))
 
     def write(connection: Connection) -> None:
         connection.execute(f"INSERT INTO sessions ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)", values)
@@ -36,7 +38,7 @@ def insert(row: SessionRow) -> Write:
 
 def update(row: SessionRow) -> Write:
     """Store what a session is now; nothing when it was deleted."""
-    values = (row.epoch, row.seq, row.updated_at, _state(row), row.key)
+    values = (row.epoch, row.seq, row.updated_at, encode(row.state), row.key)
 
     def write(connection: Connection) -> None:
         connection.execute(
@@ -133,10 +135,6 @@ def delete_all() -> Write:
 _LAST = (1 << 63) - 1
 
 
-def _state(row: SessionRow) -> bytes:
-    return json_codec.encode(row.state)
-
-
 def _row(found: Any) -> SessionRow:
     key, session_id, epoch, seq, created_at, updated_at, state = found
-    return SessionRow(key, session_id, epoch, seq, created_at, updated_at, json_codec.decode(state))
+    return SessionRow(key, session_id, epoch, seq, created_at, updated_at, decode(state))

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..adapters.database import Connection, Query, Write
-from ..protocol import json_codec
+from .columns import decode, encode
+from .sessions import WHERE_SESSION
 
 _COLUMNS = "id, session_key, status, request, created_at, started_at, ended_at, error"
 # In these words, or SQLite does not see that its index holds just these.
@@ -30,12 +31,14 @@ class TurnRow:
 def insert(row: TurnRow) -> Write:
     """Store a new turn."""
     values = (
-        row.id, row.session_key, row.status, _encode(row.request), row.created_at, row.started_at, row.ended_at,
-        _encode(row.error),
+        row.id, row.session_key, row.status, encode(row.request), row.created_at, row.started_at, row.ended_at,
+        encode(row.error), row.session_key,
     )  # fmt: skip
 
     def write(connection: Connection) -> None:
-        connection.execute(f"INSERT INTO turns ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
+        connection.execute(
+            f"INSERT INTO turns ({_COLUMNS}) SELECT ?, ?, ?, ?, ?, ?, ?, ? {WHERE_SESSION}", values
+        )
 
     return write
 
@@ -49,7 +52,7 @@ def update(
     error: dict[str, Any] | None = None,
 ) -> Write:
     """Store a turn's new status; what is None stays as it is. The request of a turn that ends is forgotten."""
-    values = (status, started_at, ended_at, _encode(error), ended_at, turn_id)
+    values = (status, started_at, ended_at, encode(error), ended_at, turn_id)
 
     def write(connection: Connection) -> None:
         connection.execute(
@@ -74,16 +77,8 @@ def select_unfinished() -> Query[list[TurnRow]]:
     return query
 
 
-def _encode(value: dict[str, Any] | None) -> bytes | None:
-    return None if value is None else json_codec.encode(value)
-
-
-def _decode(data: bytes | None) -> dict[str, Any] | None:
-    return None if data is None else json_codec.decode(data)
-
-
 def _row(row: Any) -> TurnRow:
     turn_id, session_key, status, request, created_at, started_at, ended_at, error = row
     return TurnRow(
-        turn_id, session_key, status, _decode(request), created_at, started_at, ended_at, _decode(error)
+        turn_id, session_key, status, decode(request), created_at, started_at, ended_at, decode(error)
     )
