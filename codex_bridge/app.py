@@ -39,6 +39,7 @@ from .services.idempotency import IdempotencyKeys
 from .services.preflight import Check, Preflight
 from .services.recorder import Recorder
 from .services.recovery import mark_clean, recover
+from .services.retention import Keep, Retention
 from .services.runtime_config import RuntimeConfig
 from .services.sandbox import SandboxCheck
 from .services.sessions import SessionService
@@ -101,6 +102,11 @@ class Bridge:
         self._sessions = SessionService(self._database, self._recorder)
         self._transcript = Transcript(self._recorder)
         self._turns = self._make_turns(runtime_config)
+        keep = Keep(config.keep_sessions, config.keep_days, config.keep_events, config.keep_event_days)
+        self._retention = Retention(
+            self._database, keep, self._turns.delete_unused_session, self._sessions.is_in_use
+        )
+        self._sessions.on_delete = self._retention.wake
         router = self._make_router(roots, runtime_config)
         self._server = HttpServer(router.handle, replies.failure)
 
@@ -191,6 +197,7 @@ class Bridge:
         for doubt in self._doubts:
             log.warning("%s", doubt)
         self._preflight.start()
+        self._retention.start()
         asyncio.get_running_loop().run_in_executor(None, remove_stale_scratches, config.temporary_directory)
         return address
 
@@ -205,6 +212,7 @@ class Bridge:
     async def _close_store(self) -> None:
         if not self._is_open:
             return
+        await self._retention.stop()
         await self._recorder.close()
         with contextlib.suppress(StoreFailed):  # then the next start takes it for killed
             await mark_clean(self._database)

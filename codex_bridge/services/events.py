@@ -161,6 +161,10 @@ class EventLog:
         entries.reverse()
         return (self.seq - len(entries) + 1, entries) if entries else None
 
+    @property
+    def has_readers(self) -> bool:
+        return bool(self._readers)
+
     def rest(self) -> None:
         """Keep only a little once nothing has happened for a while."""
         self._loop.call_later(LOG_REST_S, self._trim_after_rest, self.seq)

@@ -35,6 +35,11 @@ class LiveSession:
         """Append an event that carries the session."""
         self.log.append(name, {"session": self.session.to_brief_json()})
 
+    @property
+    def is_in_use(self) -> bool:
+        """Whether a turn runs or waits in it, or somebody follows it."""
+        return self.session.active_turn_id is not None or self.log.has_readers
+
     def to_row(self) -> SessionRow:
         """Return what is stored of it besides messages and events. A key is not."""
         session, log = self.session, self.log

@@ -35,6 +35,8 @@ class SessionService:
         self._loading: dict[str, asyncio.Task[LiveSession]] = {}
         self._last_key = 0
         self._count = 0
+        # Told that there is something to clear up.
+        self.on_delete: Callable[[], None] = lambda: None
 
     async def open(self) -> None:
         """Learn how many sessions there are; call it once, before all else."""
@@ -119,18 +121,26 @@ class SessionService:
         """Return the sessions in memory: all in which something happens are among them."""
         return list(self._live.values())
 
+    def is_in_use(self, key: int) -> bool:
+        """Say whether something happens in a session, or somebody follows it."""
+        return any(live.key == key and live.is_in_use for live in self._live.values())
+
     async def delete(self, live: LiveSession) -> None:
         """Forget a session and end its streams."""
+        await self._database.commit(sessions.delete(live.key), sync=False)
         if self._forget(live):
             self._count -= 1
-            await self._database.commit(sessions.delete(live.key), sync=False)
+            self.on_delete()
 
     async def delete_all(self) -> int:
         """Forget all sessions; return how many there were."""
-        for live in self.loaded():
-            self._forget(live)
-        count, self._count = self._count, 0
+        count, last_key = self._count, self._last_key
         await self._database.commit(sessions.delete_all(), sync=False)
+        for live in self.loaded():
+            if live.key <= last_key:
+                self._forget(live)
+        self._count -= count
+        self.on_delete()
         return count
 
     def _forget(self, live: LiveSession) -> bool:

@@ -148,6 +148,13 @@ class TurnService:
         await self._sessions.delete(live)
         self._drop(live)
 
+    async def delete_unused_session(self, session_id: str) -> None:
+        """Delete a session that nobody uses; raise `Conflict` when somebody does by now."""
+        live = await self._sessions.get(session_id)
+        if live.is_in_use:
+            raise Conflict("The session is in use.")
+        await self.delete_session(live)
+
     async def delete_all_sessions(self) -> int:
         """Do so with all sessions; return how many there were."""
         live = self._sessions.loaded()

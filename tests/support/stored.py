@@ -16,7 +16,7 @@ def rows(state: Path, sql: str, *values: object) -> list[tuple[Any, ...]]:
 def events(state: Path, session_id: str) -> bytes:
     """Return the stored events of a session, encoded."""
     found = rows(
-        state, "SELECT data FROM events JOIN sessions ON events.id >> 30 = sessions.key"
+        state, "SELECT data FROM events JOIN sessions ON events.session_key = sessions.key"
         " WHERE sessions.id = ? ORDER BY events.id", session_id,
     )  # fmt: skip
     return b"".join(zlib.decompress(data) for (data,) in found)
