@@ -115,6 +115,10 @@ STORE_RETRY_S = 1.0
 STORE_RETRY_AFTER_S = 2
 # Somebody else may have locked the database (a backup, a person's sqlite3): seconds to wait for them.
 STORE_LOCK_WAIT_S = 5.0
+# After so many transactions the -wal file is copied into the database, while nobody waits for it: that takes
+# milliseconds. SQLite does it inside a transaction once the file has this many pages: a burst may not fill the disk.
+STORE_CHECKPOINT_TRANSACTIONS = 50
+STORE_CHECKPOINT_PAGES = 2000
 # What the bridge waits for the last writes when it stops; a disk that hangs must not keep it.
 STORE_CLOSE_S = 10.0
 # Posted writes that are kept while the disk does not take them, of some KB each.

@@ -31,6 +31,8 @@ from .. import log
 from ..errors import BridgeError, StartFailed, StoreFailed
 from ..limits import (
     MAX_WAITING_WRITES,
+    STORE_CHECKPOINT_PAGES,
+    STORE_CHECKPOINT_TRANSACTIONS,
     STORE_CLOSE_S,
     STORE_GATHER_S,
     STORE_LOCK_WAIT_S,
@@ -96,7 +98,8 @@ class Database:
         self._jobs: deque[_Job] = deque()
         # When the writer is to act (time.monotonic).
         self._due = math.inf
-        self._is_closing = False
+        # The writer is to end once everything is written, or could not be.
+        self._is_ending = False
         self._has_given_up = False
         self._dropped = 0
         self._reads: deque[tuple[Query[Any], asyncio.Future[Any]] | None] = deque()
@@ -106,7 +109,9 @@ class Database:
         # A damaged page that was met; the rest of the file is used on.
         self._damage: str | None = None
         self._is_open = False
-        self._threads: list[tuple[threading.Thread, asyncio.Future[None]]] = []
+        self._bytes = 0
+        self._writer: _Worker | None = None
+        self._reader: _Worker | None = None
 
     async def open(self) -> None:
         """Open the file, or make it, and bring it to the newest version.
@@ -114,10 +119,10 @@ class Database:
         Raises `StartFailed` with the path and what can be done; then nothing in the file was changed.
         """
         opened = self._new_future()
-        self._start_thread("store writer", self._run_writer, opened)
+        self._writer = _Worker("store writer", lambda: self._run_writer(opened))
         await opened
+        self._reader = _Worker("store reader", self._run_reader)
         self._is_open = True
-        self._start_thread("store reader", self._run_reader)
 
     def post(self, *writes: Write, droppable: bool = False, now: bool = False) -> None:
         """Store `writes` in one transaction, soon, behind all that came before.
@@ -126,18 +131,16 @@ class Database:
         rest is tried again until it does.
         """
         with self._changed:
-            is_dropped = len(self._jobs) >= MAX_WAITING_WRITES or (droppable and self._problem is not None)
-            if not is_dropped:
-                self._jobs.append(_Job(writes, is_droppable=droppable))
-            elif not droppable:
-                self._dropped += 1
-                is_first = self._dropped == 1
-            if self._problem is None:
-                self._act_in(0 if now else STORE_GATHER_S)
-        if is_dropped and not droppable and is_first:
-            log.error(
-                "%d writes wait for the database %s; what comes now is lost.", MAX_WAITING_WRITES, self.path
-            )
+            if not self._is_open or len(self._jobs) >= MAX_WAITING_WRITES:
+                lost = "" if droppable else self._lose()
+            else:
+                lost = ""
+                if self._problem is None or not droppable:
+                    self._jobs.append(_Job(writes, is_droppable=droppable))
+                if self._problem is None:
+                    self._act_in(0 if now else STORE_GATHER_S)
+        if lost:
+            log.error("%s", lost)
 
     async def commit(self, *writes: Write, sync: bool = True) -> None:
         """Store `writes` in one transaction, behind all that was posted before, and return once it is there.
@@ -147,7 +150,7 @@ class Database:
         """
         if self._problem is not None:
             raise self._failure(self._problem)
-        if not self._is_open or self._is_closing:
+        if not self._is_open:
             raise self._failure("it is not open")
         waiter = self._new_future()
         with self._changed:
@@ -157,7 +160,7 @@ class Database:
 
     async def read(self, query: Query[Result]) -> Result:
         """Return what `query` finds in what is stored by now; raise `StoreFailed`."""
-        if not self._is_open or self._is_closing:
+        if not self._is_open:
             raise self._failure("it is not open")
         waiter: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._reads.append((query, waiter))
@@ -171,43 +174,34 @@ class Database:
             "state": "ok" if problem is None else "failing",
             "problem": problem,
             "path": self.path,
-            "bytes": sum(_size(self.path + suffix) for suffix in ("", "-wal")),
+            "bytes": self._bytes,
         }
 
     async def close(self) -> None:
-        """Write what was posted, and end the threads; no longer than a bound."""
-        with self._changed:
-            self._is_closing = True
-        self._reads.append(None)
-        self._read_wanted.release()
-        # The reader first: who closes last puts everything into the one file.
-        for thread, ended in reversed(self._threads):
-            with self._changed:
-                self._act_in(0)
-            await asyncio.wait([ended], timeout=STORE_CLOSE_S)
-            if ended.done():
-                thread.join(STORE_CLOSE_S)
-            else:
-                log.error("The database %s did not close in %d s.", self.path, STORE_CLOSE_S)
-        self._threads.clear()
+        """Write what was posted, and end the threads; no longer than a bound for each. Also after half an opening."""
         self._is_open = False
-
-    def _start_thread(self, name: str, run: Callable[..., None], *arguments: object) -> None:
-        ended = self._new_future()
-
-        def run_and_tell() -> None:
-            try:
-                run(*arguments)
-            finally:
-                _settle([(ended, None, None)])
-
-        # A daemon: a disk that hangs for ever must not keep the process from ending.
-        thread = threading.Thread(target=run_and_tell, name=name, daemon=True)
-        self._threads.append((thread, ended))
-        thread.start()
+        # The reader first: who closes last puts everything into the one file.
+        if self._reader is not None:
+            self._reads.append(None)
+            self._read_wanted.release()
+            await self._reader.join()
+        if self._writer is not None:
+            with self._changed:
+                self._is_ending = True
+                self._act_in(0)
+            await self._writer.join()
 
     def _new_future(self) -> asyncio.Future[None]:
         return asyncio.get_running_loop().create_future()
+
+    def _lose(self) -> str:
+        """Count a write that is lost; return what is to be logged of it. The lock is held."""
+        self._dropped += 1
+        if self._dropped > 1:
+            return ""  # told already
+        if not self._is_open:
+            return f"A write is lost: the database {self.path} is not open."
+        return f"{MAX_WAITING_WRITES} writes wait for the database {self.path}: what comes now is lost."
 
     def _act_in(self, seconds: float) -> None:
         """Have the writer act in `seconds` at the latest; the lock is held."""
@@ -222,17 +216,30 @@ class Database:
     # The writer's thread ------------------------------------------------------------------------
 
     def _run_writer(self, opened: asyncio.Future[None]) -> None:
+        reason = "its thread has ended"
         try:
             connection = _open(self.path, self._migrations)
+            self._measure()
+            _settle([(opened, None, None)])
+            transactions = 0
+            while (jobs := self._take()) is not None:
+                self._store(connection, jobs)
+                transactions += 1
+                if transactions % STORE_CHECKPOINT_TRANSACTIONS == 0:
+                    _checkpoint(connection, "PASSIVE")
+            _close(connection)
+            reason = "it is closed"
         except StartFailed as problem:
             _settle([(opened, None, problem)])
-            return
-        _settle([(opened, None, None)])
-        while (jobs := self._take()) is not None:
-            self._store(connection, jobs)
-        if self._jobs:
-            log.error("%d writes are lost: the database %s is failing.", len(self._jobs), self.path)
-        _close(connection)
+        finally:
+            # Whatever ended it, nobody waits for it any more.
+            with self._changed:
+                self._problem = self._problem or reason
+                jobs, self._jobs = list(self._jobs), deque()
+            if jobs:
+                log.error("%d writes are lost: the database %s: %s.", len(jobs), self.path, self._problem)
+            failed = [opened, *(job.waiter for job in jobs if job.waiter is not None)]
+            _settle([(waiter, None, self._failure(reason)) for waiter in failed])
 
     def _take(self) -> list[_Job] | None:
         """Wait until something is to be done; return all jobs, or None at the end."""
@@ -240,7 +247,7 @@ class Database:
             while (left := self._due - time.monotonic()) > 0:
                 self._changed.wait(None if left == math.inf else left)
             self._due = math.inf
-            if self._is_closing and (not self._jobs or self._has_given_up):
+            if self._is_ending and (not self._jobs or self._has_given_up):
                 return None
             jobs = list(self._jobs)
             self._jobs.clear()
@@ -260,8 +267,8 @@ class Database:
             for job in jobs:
                 _run(connection, job)
             connection.execute("COMMIT")
-        except sqlite3.Error as problem:
-            reason = str(problem)
+        except (sqlite3.Error, MemoryError) as problem:
+            reason = str(problem) or "out of memory"
             with contextlib.suppress(sqlite3.Error):
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
@@ -280,20 +287,21 @@ class Database:
             # What came meanwhile fails with it: nobody waits longer for a disk that does not work.
             jobs = jobs + [job for job in self._jobs if job.waiter is not None]
             self._jobs = deque(job for job in self._jobs if job.waiter is None and not job.is_droppable)
-            self._has_given_up = self._is_closing
-            self._due = time.monotonic() + (0 if self._is_closing else STORE_RETRY_S)
+            self._has_given_up = self._is_ending
+            self._due = time.monotonic() + (0 if self._is_ending else STORE_RETRY_S)
         if is_new:
             log.error("The database %s cannot be written: %s. Trying again.", self.path, reason)
         _settle([(job.waiter, None, self._failure(reason)) for job in jobs if job.waiter is not None])
 
     def _succeed(self, jobs: list[_Job]) -> None:
-        if self._problem is not None:
-            with self._changed:
-                self._problem = None
-                dropped, self._dropped = self._dropped, 0
-                if self._jobs:
-                    self._act_in(0)
-            log.info("The database %s can be written again; %d writes were lost.", self.path, dropped)
+        self._measure()
+        with self._changed:
+            was_failing, self._problem = self._problem is not None, None
+            dropped, self._dropped = self._dropped, 0
+            if was_failing and self._jobs:
+                self._act_in(0)  # what was posted meanwhile set no time
+        if was_failing or dropped:
+            log.warning("The database %s can be written again; %d writes were lost.", self.path, dropped)
         outcomes: list[_Outcome] = []
         for job in jobs:
             problem = self._explain(job.problem)
@@ -314,6 +322,9 @@ class Database:
                 log.error("The database %s is damaged in a place: %s.", self.path, problem)
             self._damage = str(problem)
         return self._failure(str(problem))
+
+    def _measure(self) -> None:
+        self._bytes = sum(_size(self.path + suffix) for suffix in ("", "-wal"))
 
     # The reader's thread ------------------------------------------------------------------------
 
@@ -346,6 +357,31 @@ class Database:
                 connection = None
         _settle([(waiter, result, self._explain(problem))])
         return connection
+
+
+class _Worker:
+    """A thread that runs a function."""
+
+    def __init__(self, name: str, run: Callable[[], None]) -> None:
+        self._run = run
+        self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        # A daemon: a disk that hangs for ever must not keep the process from ending.
+        self._thread = threading.Thread(target=self._run_and_tell, name=name, daemon=True)
+        self._thread.start()
+
+    async def join(self) -> None:
+        """Wait for its end; tell when that does not come."""
+        await asyncio.wait([self._ended], timeout=STORE_CLOSE_S)
+        if self._ended.done():
+            self._thread.join()
+        else:
+            log.error("The %s did not end in %d s: the disk hangs.", self._thread.name, STORE_CLOSE_S)
+
+    def _run_and_tell(self) -> None:
+        try:
+            self._run()
+        finally:
+            _settle([(self._ended, None, None)])
 
 
 _Outcome = tuple["asyncio.Future[Any]", Any, Exception | None]
@@ -432,6 +468,8 @@ def _open(path: str, migrations: Sequence[str]) -> sqlite3.Connection:
         raise StartFailed(f"Cannot open the database {path}: {problem.strerror}.") from None
     except sqlite3.Error as problem:
         raise _start_failed(path, problem) from None
+    except ValueError as problem:
+        raise StartFailed(f"Cannot open the database {path!r}: {problem}.") from None
     return connection
 
 
@@ -489,6 +527,7 @@ def _prepare(connection: sqlite3.Connection, migrations: Sequence[str]) -> None:
     if _pragma(connection, "schema_version") == 0:
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
     connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute(f"PRAGMA wal_autocheckpoint = {STORE_CHECKPOINT_PAGES}")
     for number, script in enumerate(migrations, 1):
         if number > _pragma(connection, "user_version"):
             connection.executescript(
@@ -505,11 +544,18 @@ def _pragma(connection: sqlite3.Connection, name: str) -> int:
     return value
 
 
+def _checkpoint(connection: sqlite3.Connection, kind: str) -> None:
+    """Copy what is in the -wal file into the database, between two transactions rather than inside one."""
+    import sqlite3
+
+    # Where it fails all is stored none the less: a later one, or the next start, does it.
+    with contextlib.suppress(sqlite3.Error):
+        connection.execute(f"PRAGMA wal_checkpoint({kind})")
+
+
 def _close(connection: sqlite3.Connection) -> None:
     import sqlite3
 
-    try:
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    _checkpoint(connection, "TRUNCATE")
+    with contextlib.suppress(sqlite3.Error):
         connection.close()
-    except sqlite3.Error:
-        pass  # what is in the -wal file is stored as well: the next start reads it

@@ -124,9 +124,9 @@ class Retention:
                     await self._pause()
 
     async def _clear_garbage(self) -> None:
-        while (key := await self._database.read(retention.select_garbage())) is not None:
+        while await self._database.read(retention.has_garbage()):
             await self._database.commit(
-                retention.clear_garbage(key, RETENTION_STEP_ROWS, RETENTION_STEP_BYTES), sync=False
+                retention.clear_garbage(RETENTION_STEP_ROWS, RETENTION_STEP_BYTES), sync=False
             )
             await self._pause()
 
@@ -135,13 +135,13 @@ class Retention:
         before = now_ms() - self._keep.event_days * _DAY_MS
         key: int | None = 0
         while key is not None:
-            found, key = await self._database.read(
-                retention.select_old_events(key, RETENTION_STEP_SESSIONS, keep, MIN_KEPT_EVENTS, before)
+            chunks, key = await self._database.read(
+                retention.select_old_chunks(
+                    key, RETENTION_STEP_SESSIONS, RETENTION_STEP_ROWS, keep, MIN_KEPT_EVENTS, before
+                )
             )
-            for old in found:
-                while ids := await self._database.read(retention.select_old_chunks(old, RETENTION_STEP_ROWS)):
-                    await self._database.commit(retention.delete_chunks(ids), sync=False)
-                    await self._pause()
+            if chunks:
+                await self._database.commit(retention.delete_chunks(chunks), sync=False)
             await self._pause()
 
     async def _delete_old_answers(self) -> None:

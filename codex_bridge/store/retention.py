@@ -28,14 +28,6 @@ class Unused:
     id: str
 
 
-@dataclass(frozen=True, slots=True)
-class OldEvents:
-    """The events of a session up to a chunk: all may be deleted."""
-
-    session_key: int
-    last_id: int
-
-
 def select_least_used(limit: int, after: Unused | None = None) -> Query[list[Unused]]:
     """Find the sessions that were used longest ago, behind `after`."""
     values = (-1, 0) if after is None else (after.updated_at, after.key)
@@ -51,62 +43,69 @@ def select_least_used(limit: int, after: Unused | None = None) -> Query[list[Unu
     return query
 
 
-def select_garbage() -> Query[int | None]:
-    """Find a session that was deleted and has rows left."""
+def has_garbage() -> Query[bool]:
+    """Say whether rows of deleted sessions are left."""
 
-    def query(connection: Connection) -> int | None:
-        found = connection.execute("SELECT min(session_key) FROM garbage").fetchone()
-        return None if found is None else found[0]
+    def query(connection: Connection) -> bool:
+        return connection.execute("SELECT 1 FROM garbage LIMIT 1").fetchone() is not None
 
     return query
 
 
-def clear_garbage(session_key: int, max_rows: int, max_bytes: int) -> Write:
-    """Delete rows of a deleted session, up to `max_rows` and about `max_bytes`; at the end it is no garbage any more."""
+def clear_garbage(max_rows: int, max_bytes: int) -> Write:
+    """Delete rows of deleted sessions, up to `max_rows` and about `max_bytes` of them."""
 
     def write(connection: Connection) -> None:
         rows, size = 0, 0
-        for table, length in _TABLES:
-            doomed: list[tuple[int]] = []
-            for rowid, row_size in connection.execute(
-                f"SELECT rowid, {length} FROM {table} WHERE session_key = ? LIMIT ?",
-                (session_key, max_rows - rows),
-            ):
-                doomed.append((rowid,))
-                size += row_size
-                if size >= max_bytes:
-                    break
-            connection.executemany(f"DELETE FROM {table} WHERE rowid = ?", doomed)
-            rows += len(doomed)
-            if rows >= max_rows or size >= max_bytes:
-                return
-        connection.execute("DELETE FROM garbage WHERE session_key = ?", (session_key,))
+        # Some sessions have hardly any rows: each counts as one.
+        found = connection.execute("SELECT session_key FROM garbage LIMIT ?", (max_rows,)).fetchall()
+        for (key,) in found:
+            for table, length in _TABLES:
+                doomed: list[tuple[int]] = []
+                for rowid, row_size in connection.execute(
+                    f"SELECT rowid, {length} FROM {table} WHERE session_key = ? LIMIT ?",
+                    (key, max_rows - rows),
+                ):
+                    doomed.append((rowid,))
+                    size += row_size
+                    if size >= max_bytes:
+                        break
+                connection.executemany(f"DELETE FROM {table} WHERE rowid = ?", doomed)
+                rows += len(doomed)
+                if rows >= max_rows or size >= max_bytes:
+                    return
+            connection.execute("DELETE FROM garbage WHERE session_key = ?", (key,))
+            rows += 1
 
     return write
 
 
-def select_old_events(
-    after_key: int, max_sessions: int, keep: int, keep_always: int, before: int
-) -> Query[tuple[list[OldEvents], int | None]]:
-    """Look at the events of up to `max_sessions` sessions behind `after_key`.
+def select_old_chunks(
+    after_key: int, max_sessions: int, max_chunks: int, keep: int, keep_always: int, before: int
+) -> Query[tuple[list[int], int | None]]:
+    """Find chunks of events that may go, in up to `max_sessions` sessions behind `after_key`.
 
     Of each session the newest `keep` events stay, but those of a time before `before` only as far as they are among
-    the newest `keep_always`. Returns what may go, and the key to go on behind: None at the end.
+    the newest `keep_always`; a chunk that holds one that stays, stays. Returns up to `max_chunks`, and the key to go
+    on behind: None at the end.
     """
 
-    def query(connection: Connection) -> tuple[list[OldEvents], int | None]:
-        keys = [
-            key
-            for (key,) in connection.execute(
-                "SELECT key FROM sessions WHERE key > ? ORDER BY key LIMIT ?", (after_key, max_sessions)
-            )
-        ]
-        found = [
-            OldEvents(key, last_id)
-            for key in keys
-            if (last_id := _last_old_chunk(connection, key, keep, keep_always, before)) is not None
-        ]
-        return found, keys[-1] if len(keys) == max_sessions else None
+    def query(connection: Connection) -> tuple[list[int], int | None]:
+        keys = connection.execute(
+            "SELECT key FROM sessions WHERE key > ? ORDER BY key LIMIT ?", (after_key, max_sessions)
+        ).fetchall()
+        chunks: list[int] = []
+        for (key,) in keys:
+            last_id = _last_old_chunk(connection, key, keep, keep_always, before)
+            if last_id is not None:
+                found = connection.execute(
+                    "SELECT id FROM events WHERE session_key = ? AND id <= ? ORDER BY id LIMIT ?",
+                    (key, last_id, max_chunks - len(chunks)),
+                )
+                chunks += [row[0] for row in found]
+                if len(chunks) >= max_chunks:
+                    return chunks, key - 1  # it may have more
+        return chunks, keys[-1][0] if len(keys) == max_sessions else None
 
     return query
 
@@ -131,19 +130,6 @@ def _last_old_chunk(
             return int(chunk_id)
         count += last_seq - first_seq + 1
     return None
-
-
-def select_old_chunks(old: OldEvents, max_chunks: int) -> Query[list[int]]:
-    """Find some of the chunks that may go, the oldest first."""
-
-    def query(connection: Connection) -> list[int]:
-        found = connection.execute(
-            "SELECT id FROM events WHERE session_key = ? AND id <= ? ORDER BY id LIMIT ?",
-            (old.session_key, old.last_id, max_chunks),
-        )
-        return [row[0] for row in found]
-
-    return query
 
 
 def delete_chunks(ids: list[int]) -> Write:
@@ -192,7 +178,8 @@ def give_back(pages: int) -> Write:
     """Give free pages back to the file system."""
 
     def write(connection: Connection) -> None:
-        # Each row that is fetched is one page.
-        connection.execute(f"PRAGMA incremental_vacuum({pages:d})").fetchall()
+        # One by one: of the rows of this statement, one for each page, Python's module would fetch the first alone.
+        for _ in range(pages):
+            connection.execute("PRAGMA incremental_vacuum(1)")
 
     return write
