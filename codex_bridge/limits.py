@@ -149,15 +149,19 @@ STDERR_TAIL_BYTES = 4 * KIB
 HANDSHAKE_TIMEOUT_S = 30.0
 # Every other call answers in milliseconds; 40 threads that start at once need seconds.
 CALL_TIMEOUT_S = 60.0
-# `turn/interrupt` takes milliseconds; after this Codex counts as wedged and is replaced.
+# `turn/interrupt` takes milliseconds, and the commands' end as well; after this Codex counts as wedged and is ended.
 INTERRUPT_GRACE_S = 10.0
-# An interrupted turn's commands are ended at once; this is for a machine under load.
+# The commands of a turn that Codex itself has interrupted are ended at once; this is for a machine under load.
 COMMAND_END_S = 5.0
 # Closing standard input ends Codex in 70 ms; then TERM, then KILL, each after this long.
 CHILD_STOP_STEP_S = 2.0
 # Wait before a restart after a quick exit, doubled each time.
 RESTART_BACKOFF_S = 0.5
-MAX_RESTART_BACKOFF_S = 30.0
+# Quick exits in a row after which Codex is given up: the waits before were 0.5, 1, 2, 4 and 8 s, and no turn should
+# wait longer to be told.
+MAX_QUICK_EXITS = 6
+# How long it stays given up, or a new program that did not start is left alone: it may be mended meanwhile.
+GIVE_UP_S = 60.0
 # A child that lived this long was healthy: the back-off starts anew.
 HEALTHY_AFTER_S = 10.0
 # Threads kept open in Codex; beyond it the one used longest ago is closed and resumed when needed.

@@ -14,6 +14,7 @@ import re
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import cast
 
 from ..limits import CHILD_READ_BYTES, CHILD_STOP_STEP_S, LAST_OUTPUT_S, STDERR_TAIL_BYTES
@@ -22,6 +23,28 @@ from ..limits import CHILD_READ_BYTES, CHILD_STOP_STEP_S, LAST_OUTPUT_S, STDERR_
 _COLOR = re.compile(r"\x1b\[[0-9;]*m")
 # From <linux/prctl.h>.
 _PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A program's file as it was when it was looked at: another one at the same path is not equal to it."""
+
+    path: str
+    # Device, inode, time of the last change and size; None when there is no such file.
+    stamp: tuple[int, int, int, int] | None
+
+    @classmethod
+    def at(cls, path: str) -> Program:
+        """Look at the file, behind all links."""
+        try:
+            found = os.stat(path)
+        except OSError:
+            return cls(path, None)
+        return cls(path, (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size))
+
+    @property
+    def exists(self) -> bool:
+        return self.stamp is not None
 
 
 class ChildProcess:

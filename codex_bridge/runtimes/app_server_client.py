@@ -61,6 +61,8 @@ class AppServerClient:
         except CodexFailed as problem:
             await self.stop()
             raise CodexFailed(f"Codex did not start: {problem.message}", code="codex_unavailable") from None
+        if self._failure is not None:
+            raise CodexFailed(f"Codex did not start: {self._failure.message}", code="codex_unavailable")
         self.user_agent = str(answer.get("userAgent", ""))
         self._child.write(jsonrpc.encode_notification("initialized"))
 
@@ -102,9 +104,10 @@ class AppServerClient:
             self._child.write(jsonrpc.encode_request(self._last_id, method, params))
 
     def kill(self) -> None:
-        """End a wedged child at once, with its group."""
-        if self._child is not None:
+        """End a wedged child at once, with its group. What waits for it fails, whoever still holds its pipes."""
+        if self._child is not None and self._reader is not None:
             self._child.kill()
+            self._reader.cancel()
 
     async def stop(self) -> None:
         """End the child and its group, and wait for it."""
