@@ -74,6 +74,8 @@ LOG_REST_S = 60.0
 STORE_INTERVAL_S = 0.25
 # ...or at once when there are so many bytes of them.
 MAX_UNSTORED_BYTES = MIB
+# A larger event is not stored: who missed it begins anew with the session, which holds what it told.
+MAX_STORED_EVENT_BYTES = MIB
 # What is told only once it is stored waits no longer than this for a slow disk.
 MAX_HOLD_S = 2.0
 # The newest runtime events shown in a session's JSON.

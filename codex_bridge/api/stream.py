@@ -82,7 +82,7 @@ class _Reader:
         if epoch != events.epoch or seq > events.told_seq:
             return False
         self.seq, self.reads_store = seq, True
-        return await self._sessions.read_events(self._live, epoch, seq, 1) is not None
+        return await self._sessions.has_events(self._live, epoch, seq)
 
     def _ready(self, *, is_return: bool) -> bytes:
         """Return the whole session, and go on behind it; who was here before is told what a restart made of it."""

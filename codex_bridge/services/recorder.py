@@ -9,11 +9,11 @@ written when it does again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..errors import StoreFailed
-from ..limits import MAX_HOLD_S, STORE_INTERVAL_S
+from ..limits import MAX_HOLD_S, MAX_STORED_EVENT_BYTES, STORE_INTERVAL_S
 from ..store import events, sessions
 
 if TYPE_CHECKING:
@@ -72,9 +72,8 @@ class Recorder:
         writes, live.writes = live.writes, []
         if live.is_deleted:
             return []
-        taken = live.log.take_unstored()
-        if taken is not None:
-            writes.append(events.insert_chunk(live.key, live.log.epoch, *taken))
+        for first, entries in _storable(live.log.take_unstored()):
+            writes.append(events.insert_chunk(live.key, live.log.epoch, first, entries))
         writes.append(sessions.update(live.to_row()))
         return writes
 
@@ -127,3 +126,17 @@ class Recorder:
         else:
             # The store takes things in order: what it owed before is written as well.
             self._owed.clear()
+
+
+def _storable(taken: tuple[int, list[bytes]] | None) -> Iterator[tuple[int, list[bytes]]]:
+    """Yield the runs of events that are stored, each with the number of its first: those too large are left out."""
+    first, entries = taken or (0, [])
+    run: list[bytes] = []
+    for seq, entry in enumerate(entries, start=first):
+        if len(entry) <= MAX_STORED_EVENT_BYTES:
+            run.append(entry)
+        elif run:
+            yield seq - len(run), run
+            run = []
+    if run:
+        yield first + len(entries) - len(run), run

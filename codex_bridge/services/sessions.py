@@ -99,12 +99,19 @@ class SessionService:
         self, live: LiveSession, epoch: str, seq: int, max_bytes: int
     ) -> tuple[list[bytes], int] | None:
         """Return stored events behind `seq`, about `max_bytes` of them, and the number of the last; None for a gap."""
-        self._recorder.flush(live)
-        await self._recorder.settle()
         try:
             return await self._database.read(events.select_after(live.key, epoch, seq, max_bytes))
         except StoreFailed:
             return None
+
+    async def has_events(self, live: LiveSession, epoch: str, seq: int) -> bool:
+        """Say whether the store has all of a session's events behind `seq`."""
+        self._recorder.flush(live)
+        await self._recorder.settle()
+        try:
+            return await self._database.read(events.has_all_after(live.key, epoch, seq, live.log.told_seq))
+        except StoreFailed:
+            return False
 
     async def read_items(
         self, live: LiveSession, limit: int, after: int, turn_id: str | None
