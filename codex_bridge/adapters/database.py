@@ -246,7 +246,7 @@ class Database:
         with self._changed:
             while (left := self._due - time.monotonic()) > 0:
                 self._changed.wait(None if left == math.inf else left)
-            self._due = math.inf
+            self._due = 0.0 if self._is_ending else math.inf
             if self._is_ending and (not self._jobs or self._has_given_up):
                 return None
             jobs = list(self._jobs)
