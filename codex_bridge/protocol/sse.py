@@ -14,6 +14,11 @@ def encode_event(epoch: str, seq: int, name: str, data: bytes) -> bytes:
     return b"id: %b-%d\nevent: %b\ndata: %b\n\n" % (epoch.encode(), seq, name.encode(), data)
 
 
+def encode_last_event(name: str, data: bytes) -> bytes:
+    """Return an event without an id: the client's `Last-Event-ID` stays what it was."""
+    return b"event: %b\ndata: %b\n\n" % (name.encode(), data)
+
+
 def encode_retry(milliseconds: int) -> bytes:
     """Return the field that tells a client how long to wait before it reconnects."""
     return b"retry: %d\n\n" % milliseconds

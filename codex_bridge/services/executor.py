@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from .. import log
 from ..errors import Unavailable
-from ..limits import BUSY_RETRY_AFTER_S
+from ..limits import BUSY_RETRY_AFTER_S, DRAIN_RETRY_AFTER_S
 
 
 @dataclass(eq=False, slots=True)
@@ -29,7 +29,7 @@ class TurnExecutor:
         self._queue_limit = queue_limit
         self._queue: deque[Job] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._refusal: str | None = None
+        self._draining = False
 
     def load(self) -> dict[str, int]:
         """Return `bridge_load`."""
@@ -40,13 +40,30 @@ class TurnExecutor:
             "max_queued_turns": self._queue_limit,
         }
 
+    @property
+    def is_draining(self) -> bool:
+        """Whether no more jobs are taken."""
+        return self._draining
+
+    def describe(self) -> str:
+        """Say for a person how many turns run and wait."""
+        running, waiting = len(self._tasks), len(self._queue)
+        text = "no turn runs" if not running else "1 turn runs" if running == 1 else f"{running} turns run"
+        return text + (f", {waiting} wait{'s' * (waiting == 1)}" if waiting else "")
+
+    def check_open(self) -> None:
+        """Raise `Unavailable` once no more jobs are taken."""
+        if self._draining:
+            message = "The bridge is stopping and takes no new work. Try again in a moment."
+            raise self._unavailable(message, "draining", DRAIN_RETRY_AFTER_S)
+
     def check_capacity(self) -> None:
         """Raise `Unavailable` when the next job would be refused."""
-        if self._refusal is not None:
-            raise self._unavailable(self._refusal, "shutting_down")
+        self.check_open()
         if len(self._tasks) >= self._slots and len(self._queue) >= self._queue_limit:
             waiting = f"{len(self._tasks)} turns run and {len(self._queue)} wait"
-            raise self._unavailable(f"The bridge is busy: {waiting}. Try again later.", "busy")
+            message = f"The bridge is busy: {waiting}. Try again later."
+            raise self._unavailable(message, "busy", BUSY_RETRY_AFTER_S)
 
     def submit(self, job: Job) -> bool:
         """Start `job`, or queue it and return True. Call `check_capacity` first."""
@@ -65,9 +82,14 @@ class TurnExecutor:
         self._tell_positions()
         return True
 
-    def refuse(self, reason: str) -> None:
+    def refuse(self) -> None:
         """Take no more jobs, and start none of those that wait."""
-        self._refusal = reason
+        self._draining = True
+
+    async def wait_for_an_end(self) -> None:
+        """Wait until one of the running jobs has ended."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
 
     async def join(self, timeout_s: float) -> None:
         """Wait for the running jobs; cancel what is left after `timeout_s` seconds."""
@@ -95,7 +117,7 @@ class TurnExecutor:
 
     def _fill_slots(self) -> None:
         started = False
-        while self._queue and len(self._tasks) < self._slots and self._refusal is None:
+        while self._queue and len(self._tasks) < self._slots and not self._draining:
             self._start(self._queue.popleft())
             started = True
         if started:
@@ -105,6 +127,6 @@ class TurnExecutor:
         for position, job in enumerate(self._queue, start=1):
             job.on_position(position)
 
-    def _unavailable(self, message: str, code: str) -> Unavailable:
-        retry_after = (("Retry-After", str(BUSY_RETRY_AFTER_S)),)
+    def _unavailable(self, message: str, code: str, retry_after_s: int) -> Unavailable:
+        retry_after = (("Retry-After", str(retry_after_s)),)
         return Unavailable(message, code=code, headers=retry_after, bridge_load=self.load())

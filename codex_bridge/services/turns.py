@@ -156,9 +156,19 @@ class TurnService:
         if live.session.thread_id is not None:
             self._runtime.close_thread(live.session.thread_id)
 
+    async def drain(self) -> None:
+        """Take no more turns, start none that waits, and return when none runs any more.
+
+        A turn that waits for a person runs. How long it may take is the caller's affair.
+        """
+        self._executor.refuse()
+        while self._executor.load()["active_turns"]:
+            await self._executor.wait_for_an_end()
+            log.info("draining: %s", self._executor.describe())
+
     async def stop(self, grace_s: float) -> None:
         """Take no more turns, interrupt those in progress, and wait `grace_s` seconds for their end."""
-        self._executor.refuse("The bridge is shutting down.")
+        self._executor.refuse()
         # The newest first: so nobody moves up in the queue.
         for turn in reversed(list(self._turns.values())):
             self._interrupt(turn)
