@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import os
 import signal
-from collections.abc import Awaitable, Callable
+import socket
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
-from . import __version__, log
 from . import config as settings
+from . import log
 from .adapters.database import Database
 from .adapters.http_client import HttpClient
 from .adapters.http_server import HttpServer, is_loopback
@@ -57,15 +57,23 @@ _DATABASE = "bridge.db"
 
 
 class Bridge:
-    """A whole bridge. `start` it once, `stop` it once."""
+    """A whole bridge. `start` it once, `stop` it once, and `drain` it before where what runs may end.
 
-    def __init__(self, config: Config) -> None:
+    `sockets` are listening ones that it serves in place of the configured address.
+    """
+
+    def __init__(self, config: Config, sockets: Sequence[socket.socket] = ()) -> None:
         self._config = config
-        check_bind(config)
+        self._sockets = sockets
+        check_bind(config, sockets)
         log.hide(config.token)
         roots = WorkspaceRoots(config.workspace_root, config.workspace_roots)
         runtime_config = RuntimeConfig(_provider_settings(config), roots)
         self._doubts = _doubts(config, runtime_config.backend.auth_mode)
+        if sockets and config.socket is not None:
+            self._doubts.append(
+                "CODEX_BRIDGE_SOCKET is not used: the service manager has opened the sockets."
+            )
         self._environ = settings.child_environment(config)
         self._scratch: str | None = None
         self._is_listening = False
@@ -149,7 +157,7 @@ class Bridge:
         keys = IdempotencyKeys(self._database)
         chats = SessionRoutes(self._sessions, self._turns, roots, runtime_config, keys)
         messages = MessageRoutes(self._sessions, self._turns, self._executor, keys)
-        streams = StreamRoutes(self._sessions)
+        self._streams = StreamRoutes(self._sessions)
         proxy = ProxyRoutes(self._client, runtime_config)
         routes = [
             Route("GET", "/health", status.health, is_open=True),
@@ -159,47 +167,53 @@ class Bridge:
             Route("GET", "/auth/device", auth.device),
             Route("GET", "/auth/status", auth.status),
             Route("POST", "/auth/logout", auth.logout),
-            Route("POST", "/chat/sessions", chats.create),
+            Route("POST", "/chat/sessions", chats.create, starts_work=True),
             Route("GET", "/chat/sessions", chats.list),
             Route("DELETE", "/chat/sessions", chats.clear),
             Route("GET", "/chat/sessions/:id", chats.read),
             Route("DELETE", "/chat/sessions/:id", chats.delete),
             Route("GET", "/chat/sessions/:id/items", chats.items),
-            Route("GET", "/chat/sessions/:id/stream", streams.stream),
-            Route("POST", "/chat/sessions/:id/messages", messages.send),
+            Route("GET", "/chat/sessions/:id/stream", self._streams.stream),
+            Route("POST", "/chat/sessions/:id/messages", messages.send, starts_work=True),
             Route("POST", "/chat/sessions/:id/interrupt", messages.interrupt),
-            Route("*", "/v1/*", proxy.forward, takes_any_body=True),
+            Route("*", "/v1/*", proxy.forward, takes_any_body=True, starts_work=True),
         ]
-        return Router(routes, access)
+        return Router(routes, access, self._executor.check_open)
 
-    async def start(self) -> str:
-        """Listen; return the base URL, or where the socket is. Raise `StartFailed` when the address is taken."""
+    async def start(self) -> list[str]:
+        """Listen; return the base URLs, or where the sockets are. Raise `StartFailed` when an address is taken."""
         config = self._config
-        where = config.socket or f"{config.host}:{config.port}"
         self._open_scratch()
         host, port = await self._gateway_server.listen_tcp("127.0.0.1", 0)
         self._gateway.base_url = f"http://{host}:{port}"
         await self._open_store()
-        try:
-            if config.socket is not None:
-                await self._server.listen_unix(config.socket)
-                address = f"unix:{config.socket}"
-            else:
-                host, port = await self._server.listen_tcp(config.host, config.port)
-                address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        except OSError as problem:
-            reason = os.strerror(problem.errno) if problem.errno else str(problem)
-            raise StartFailed(
-                f"Cannot listen on {where}: {reason}. --host and --port, or CODEX_BRIDGE_HOST, CODEX_BRIDGE_PORT and "
-                "CODEX_BRIDGE_SOCKET, choose the address."
-            ) from None
+        addresses = await self._listen()
         self._is_listening = True
         for doubt in self._doubts:
             log.warning("%s", doubt)
         self._preflight.start()
         self._retention.start()
         asyncio.get_running_loop().run_in_executor(None, remove_stale_scratches, config.temporary_directory)
-        return address
+        return addresses
+
+    async def _listen(self) -> list[str]:
+        config = self._config
+        if self._sockets:
+            for listener in self._sockets:
+                await self._server.listen_on(listener)
+            return [_address(listener.getsockname()) for listener in self._sockets]
+        where = config.socket or f"{config.host}:{config.port}"
+        try:
+            if config.socket is not None:
+                await self._server.listen_unix(config.socket)
+                return [_address(config.socket)]
+            return [_address(await self._server.listen_tcp(config.host, config.port))]
+        except OSError as problem:
+            reason = os.strerror(problem.errno) if problem.errno else str(problem)
+            raise StartFailed(
+                f"Cannot listen on {where}: {reason}. --host and --port, or CODEX_BRIDGE_HOST, CODEX_BRIDGE_PORT and "
+                "CODEX_BRIDGE_SOCKET, choose the address."
+            ) from None
 
     async def _open_store(self) -> None:
         """Open the store, and settle what the bridge before has left in it."""
@@ -235,13 +249,35 @@ class Bridge:
         self._sandbox.open(self._scratch)
         self._preflight.open(self._scratch)
 
+    @property
+    def is_well(self) -> bool:
+        """Whether the bridge does its work as far as it can tell; what is wrong else, only a new process mends."""
+        return self._server.is_well
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a drain has something to wait for."""
+        return self._executor.load()["active_turns"] > 0 or self._server.answering > 0
+
+    def describe_work(self) -> str:
+        """Say for a person how much is under way."""
+        requests = self._server.answering
+        answering = f"; {requests} request{'s' * (requests > 1)} under way" if requests else ""
+        return self._executor.describe() + answering
+
+    async def drain(self) -> None:
+        """Take no new work, and return when nothing runs any more: no turn, and no request. Streams go on."""
+        await self._turns.drain()
+        await self._server.finish_requests()
+
     async def stop(self) -> None:
         """Refuse new work, interrupt turns, end Codex, close every connection. Also after half a start."""
         if self._is_listening:
             log.info("stopping")
-        grace_s = self._config.shutdown_timeout_ms / 1000
+        await self._turns.stop(self._config.shutdown_timeout_ms / 1000)
         self._server.stop_accepting()
-        await self._turns.stop(grace_s)
+        await self._recorder.settle()  # the streams hear of the turns' ends when they are stored
+        self._streams.stop()
         await asyncio.gather(
             self._preflight.stop(),
             self._sandbox.stop(),
@@ -252,7 +288,7 @@ class Bridge:
         )
         await self._close_store()
         self._client.close()
-        if self._config.socket is not None and self._is_listening:
+        if self._config.socket is not None and self._is_listening and not self._sockets:
             with contextlib.suppress(OSError):
                 os.unlink(self._config.socket)
         if self._scratch is not None:
@@ -274,13 +310,32 @@ def _make_client(config: Config) -> HttpClient:
     )
 
 
-def check_bind(config: Config) -> None:
+def check_bind(config: Config, sockets: Sequence[socket.socket] = ()) -> None:
     """Refuse to listen where others can reach without a token."""
-    if config.socket is None and config.token is None and not is_loopback(config.host):
-        raise ConfigError(
-            f"CODEX_BRIDGE_HOST={config.host}: without CODEX_BRIDGE_TOKEN only loopback addresses are served, "
-            "or anyone who can reach this address could run Codex here."
-        )
+    if config.token is not None:
+        return
+    hosts = {}
+    if sockets:
+        for listener in sockets:
+            if listener.family is not socket.AF_UNIX:
+                hosts[listener.getsockname()[0]] = f"LISTEN_FDS: {_address(listener.getsockname())}"
+    elif config.socket is None:
+        hosts[config.host] = f"CODEX_BRIDGE_HOST={config.host}"
+    for host, name in hosts.items():
+        if not is_loopback(host):
+            raise ConfigError(
+                f"{name}: without CODEX_BRIDGE_TOKEN only loopback addresses are served, "
+                "or anyone who can reach this address could run Codex here."
+            )
+
+
+def _address(name: str | bytes | tuple[Any, ...]) -> str:
+    """Return what a log shows of a socket's name: a URL, or where a unix socket is."""
+    if isinstance(name, tuple):
+        host, port = name[:2]
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    path = os.fsdecode(name)
+    return f"unix:@{path[1:]}" if path.startswith("\0") else f"unix:{path}"
 
 
 def _provider_settings(config: Config) -> ProviderSettings:
@@ -322,28 +377,6 @@ def _shown(config: Config) -> dict[str, Any]:
     }
 
 
-async def serve(config: Config, during: Callable[[str], Awaitable[bool]] | None = None) -> bool:
-    """Run a bridge until SIGINT or SIGTERM.
-
-    `during(address)` runs beside it; when it returns False the bridge stops as well, and so does this with
-    False.
-    """
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stopping.set)
-    bridge = Bridge(config)
-    try:
-        address = await bridge.start()
-        log.info("codex-bridge %s listening on %s", __version__, address)
-        # What the start made lives as long as the process: the collector need not look at it again.
-        gc.freeze()
-        gc.enable()
-        return await _wait(stopping, during(address) if during is not None else None)
-    finally:
-        await bridge.stop()
-
-
 async def examine(config: Config) -> list[Check] | None:
     """Return what a bridge with this configuration finds right and wrong; None when SIGTERM came first."""
     bridge = Bridge(config)
@@ -357,23 +390,8 @@ async def examine(config: Config) -> list[Check] | None:
         await bridge.stop()
 
 
-async def _wait(stopping: asyncio.Event, beside: Awaitable[bool] | None) -> bool:
-    """Return True once `stopping` is set, False when `beside` says so before."""
-    waited: set[asyncio.Task[bool]] = {asyncio.create_task(stopping.wait(), name="signals")}
-    if beside is not None:
-        waited.add(asyncio.create_task(_as_task(beside), name="beside the bridge"))
-    goes_on = True
-    try:
-        while goes_on and not stopping.is_set():
-            done, waited = await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-            goes_on = all(task.result() for task in done)
-    finally:
-        for task in waited:
-            task.cancel()
-    return goes_on
-
-
-async def _as_task(awaitable: Awaitable[Result]) -> Result:
+async def as_task(awaitable: Awaitable[Result]) -> Result:
+    """Make a coroutine of anything that can be awaited."""
     return await awaitable
 
 
@@ -385,4 +403,4 @@ def run(main: Callable[[], Awaitable[Result]]) -> Result:
 
         factory = uvloop.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
-        return runner.run(_as_task(main()))
+        return runner.run(as_task(main()))

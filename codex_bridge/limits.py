@@ -19,6 +19,8 @@ MAX_REMEMBERED_HEAD_BYTES = 2 * KIB
 REMEMBERED_HEADS = 256
 # Each connection costs about 6 KB and a file descriptor.
 MAX_CONNECTIONS = 4096
+# Connections that the kernel holds until they are taken: clients that come all at once.
+BACKLOG = 512
 # Descriptors that are not for clients: files, pipes, upstreams, Codex.
 RESERVED_DESCRIPTORS = 256
 # Seconds to send a whole request head, from its first byte.
@@ -39,6 +41,8 @@ CLOSE_GRACE_S = 2.0
 LINGER_TIMEOUT_S = 2.0
 # How often one sweep looks at all deadlines and heartbeats.
 SWEEP_INTERVAL_S = 1.0
+# A server whose last sweep is this long ago is broken, or the whole process stood still.
+SWEEP_OVERDUE_S = 10.0
 # One read from a socket. Measured: larger buffers do not gain, 256 KiB and more lose.
 READ_BYTES = 64 * KIB
 
@@ -106,6 +110,8 @@ MAX_IDEMPOTENCY_KEY_CHARACTERS = 255
 MAX_ITEM_POSITION = 999_999_999
 # What a busy bridge tells clients to wait.
 BUSY_RETRY_AFTER_S = 2
+# What one that drains tells them: most turns end in that time, and the next bridge is up a second later.
+DRAIN_RETRY_AFTER_S = 5
 
 # Store -----------------------------------------------------------------------------------------
 # What is posted waits so long for more to come: a transaction for each event would cost ten times as much, and
@@ -220,3 +226,13 @@ MAX_TOKENS = 1 << 40
 UNLIMITED = 1 << 62
 # A Responses request carries the whole conversation, images included.
 MAX_GATEWAY_BODY_BYTES = 256 * MIB
+
+# The service manager ------------------------------------------------------------------------------
+# How often `systemctl status` learns how many turns run; only changes are told.
+STATUS_INTERVAL_S = 2.0
+# systemd takes a datagram at once; one that does not must not hold the event loop for long.
+NOTIFY_TIMEOUT_S = 0.5
+# What the rest of a stop may take when all turns have ended: Codex's three steps, short answers, what is still written.
+STOP_MARGIN_S = 15.0
+# Sockets that a service manager may hand over; more are a mistake.
+MAX_GIVEN_SOCKETS = 64

@@ -47,6 +47,7 @@ class StatusRoutes:
         return replies.ok(
             service=_SERVICE,
             version=__version__,
+            state="draining" if self._executor.is_draining else "ready",
             auth_state=backend.auth_mode,
             has_api_key=backend.settings.api_key is not None,
             login_status=await self._device_auth.status_for_health(),

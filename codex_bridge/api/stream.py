@@ -20,9 +20,17 @@ _HEADERS = (
 )
 
 
+# What the client has not got by then it gets when it comes back: the event has no id.
+_LAST_EVENT = sse.encode_last_event(
+    "bridge.stopping", json_codec.encode({"reason": "shutting_down", "retry_after_ms": STREAM_RETRY_MS})
+)
+
+
 class StreamRoutes:
     def __init__(self, sessions: SessionService) -> None:
         self._sessions = sessions
+        self._readers: set[_Reader] = set()
+        self._is_stopped = False
 
     async def stream(self, request: Request) -> StreamResponse:
         """Begin behind `Last-Event-ID` (or `?after=`) where that is still possible, else with `session.ready`."""
@@ -37,13 +45,24 @@ class StreamRoutes:
         """Replay what was missed, as fast as the client reads, then follow."""
         stream.heartbeat = sse.HEARTBEAT
         reader = _Reader(stream, live, self._sessions)
+        if self._is_stopped:
+            reader.stop()
+            return
         live.log.add(reader)
+        self._readers.add(reader)
         try:
             await reader.begin(last_id)
             if not live.log.is_closed:
                 await stream.wait_closed()
         finally:
             live.log.remove(reader)
+            self._readers.discard(reader)
+
+    def stop(self) -> None:
+        """End every stream with a last event, behind all that its session has told."""
+        self._is_stopped = True
+        for reader in list(self._readers):
+            reader.stop()
 
 
 class _Reader:
@@ -138,4 +157,10 @@ class _Reader:
             self._stream.abort()
 
     def close(self) -> None:
+        self._stream.close()
+
+    def stop(self) -> None:
+        """Say that the bridge ends. A reader that is behind gets the rest when it comes back."""
+        self._live.log.flush()
+        self._stream.send(_LAST_EVENT)
         self._stream.close()

@@ -20,6 +20,11 @@ def decode_event(event: bytes) -> tuple[str, bytes]:
     return name.removeprefix(b"event: ").decode(), data.removeprefix(b"data: ")
 
 
+def encode_last_event(name: str, data: bytes) -> bytes:
+    """Return an event without an id: the client's `Last-Event-ID` stays what it was."""
+    return b"event: %b\ndata: %b\n\n" % (name.encode(), data)
+
+
 def encode_retry(milliseconds: int) -> bytes:
     """Return the field that tells a client how long to wait before it reconnects."""
     return b"retry: %d\n\n" % milliseconds

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from .. import log
 from ..errors import Unavailable
-from ..limits import BUSY_RETRY_AFTER_S
+from ..limits import BUSY_RETRY_AFTER_S, DRAIN_RETRY_AFTER_S
 
 
 @dataclass(eq=False, slots=True)
@@ -31,7 +31,7 @@ class TurnExecutor:
         self._queue: deque[Job] = deque()
         # The running jobs' tasks, by lane.
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._refusal: str | None = None
+        self._draining = False
 
     def load(self) -> dict[str, int]:
         """Return `bridge_load`."""
@@ -42,13 +42,30 @@ class TurnExecutor:
             "max_queued_turns": self._queue_limit,
         }
 
+    @property
+    def is_draining(self) -> bool:
+        """Whether no more jobs are taken."""
+        return self._draining
+
+    def describe(self) -> str:
+        """Say for a person how many turns run and wait."""
+        running, waiting = len(self._tasks), len(self._queue)
+        text = "no turn runs" if not running else "1 turn runs" if running == 1 else f"{running} turns run"
+        return text + (f", {waiting} wait{'s' * (waiting == 1)}" if waiting else "")
+
+    def check_open(self) -> None:
+        """Raise `Unavailable` once no more jobs are taken."""
+        if self._draining:
+            message = "The bridge is stopping and takes no new work. Try again in a moment."
+            raise self._unavailable(message, "draining", DRAIN_RETRY_AFTER_S)
+
     def check_capacity(self, lane: str) -> None:
         """Raise `Unavailable` when the next job of `lane` would be refused."""
-        if self._refusal is not None:
-            raise self._unavailable(self._refusal, "shutting_down")
+        self.check_open()
         if len(self._queue) >= self._queue_limit and (len(self._tasks) >= self._slots or lane in self._tasks):
             waiting = f"{len(self._tasks)} turns run and {len(self._queue)} wait"
-            raise self._unavailable(f"The bridge is busy: {waiting}. Try again later.", "busy")
+            message = f"The bridge is busy: {waiting}. Try again later."
+            raise self._unavailable(message, "busy", BUSY_RETRY_AFTER_S)
 
     def submit(self, job: Job) -> bool:
         """Start `job`, or queue it and return True. Call `check_capacity` first."""
@@ -71,9 +88,14 @@ class TurnExecutor:
         """Say whether `job` is in the queue."""
         return job in self._queue
 
-    def refuse(self, reason: str) -> None:
+    def refuse(self) -> None:
         """Take no more jobs, and start none of those that wait."""
-        self._refusal = reason
+        self._draining = True
+
+    async def wait_for_an_end(self) -> None:
+        """Wait until one of the running jobs has ended."""
+        if self._tasks:
+            await asyncio.wait(self._tasks.values(), return_when=asyncio.FIRST_COMPLETED)
 
     async def join(self, timeout_s: float) -> None:
         """Wait for the running jobs; cancel what is left after `timeout_s` seconds."""
@@ -98,7 +120,7 @@ class TurnExecutor:
             self._fill_slots()
 
     def _fill_slots(self) -> None:
-        if self._refusal is not None:
+        if self._draining:
             return
         started = False
         while len(self._tasks) < self._slots:
@@ -115,6 +137,6 @@ class TurnExecutor:
         for position, job in enumerate(self._queue, start=1):
             job.on_position(position)
 
-    def _unavailable(self, message: str, code: str) -> Unavailable:
-        retry_after = (("Retry-After", str(BUSY_RETRY_AFTER_S)),)
+    def _unavailable(self, message: str, code: str, retry_after_s: int) -> Unavailable:
+        retry_after = (("Retry-After", str(retry_after_s)),)
         return Unavailable(message, code=code, headers=retry_after, bridge_load=self.load())

@@ -168,12 +168,22 @@ class TurnService:
         self._runtime.warm_up()
         self._player.warm_up()
 
+    async def drain(self) -> None:
+        """Take no more turns, start none that waits, and return when none runs any more.
+
+        A turn that waits for a person runs. How long it may take is the caller's affair.
+        """
+        self._executor.refuse()
+        while self._executor.load()["active_turns"]:
+            await self._executor.wait_for_an_end()
+            log.info("draining: %s", self._executor.describe())
+
     async def stop(self, grace_s: float) -> None:
         """Take no more turns, interrupt those that run, and wait `grace_s` seconds for their end.
 
         Those that wait stay on disk, for the next start.
         """
-        self._executor.refuse("The bridge is shutting down.")
+        self._executor.refuse()
         for turn in [turn for waiting in self._turns.values() for turn in waiting]:
             if not self._executor.is_waiting(turn.job):
                 self._player.interrupt(turn)

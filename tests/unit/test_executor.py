@@ -145,10 +145,10 @@ async def test_refuse_starts_nothing_that_waits_and_takes_nothing_more() -> None
     executor = TurnExecutor(1, 10)
     first, second = submit(executor, "a", "b")
     await first.started.wait()
-    executor.refuse("The bridge is shutting down.")
+    executor.refuse()
     with pytest.raises(Unavailable) as caught:
         executor.check_capacity("new")
-    assert (caught.value.status, caught.value.code) == (503, "shutting_down")
+    assert (caught.value.status, caught.value.code) == (503, "draining")
     assert executor.load()["pending_turns"] == 1
     await finish(executor, first)
     assert not second.started.is_set()
@@ -159,7 +159,7 @@ async def test_join_cancels_what_does_not_end() -> None:
     executor = TurnExecutor(2, 10)
     first, second = submit(executor, "a", "b")
     await second.started.wait()
-    executor.refuse("over")
+    executor.refuse()
     await executor.join(0.01)
     assert first.cancelled
     assert second.cancelled
