@@ -127,7 +127,10 @@ def test_a_setting_that_cannot_be_used_stops_the_start_with_one_line(
         ({"CODEX_BRIDGE_HOST": "127.0.0.1", "CODEX_BRIDGE_PORT": "{taken}"}, "{taken}"),
     ],
 )
-def test_an_address_that_cannot_be_had_is_status_1_with_one_line(environ: dict[str, str], part: str) -> None:
+def test_an_address_that_cannot_be_had_is_status_1_with_one_line(
+    environ: dict[str, str], part: str, tmp_path: Path
+) -> None:
+    environ = {"CODEX_BRIDGE_STATE_DIR": str(tmp_path), **environ}
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
