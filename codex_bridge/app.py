@@ -150,6 +150,7 @@ class Bridge:
             self._preflight,
             runtime_config,
             self._device_auth,
+            self._database,
             _shown(config),
         )
         configuration = RuntimeConfigRoutes(runtime_config)
