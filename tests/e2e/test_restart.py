@@ -6,7 +6,7 @@ import pytest
 
 from tests.conftest import BridgeFactory
 from tests.support import stored
-from tests.support.bridge import Bridge
+from tests.support.bridge import API_KEY, Bridge
 from tests.support.sse import assert_contiguous
 from tests.support.turns import FakeFactory, open_session, play
 from tests.support.upstream import Upstream, say
@@ -60,7 +60,7 @@ def test_a_client_that_comes_back_gets_what_it_missed_from_the_disk(
     session_id, stream = open_session(one)
     one.send(session_id, "say one two three")
     stream.until("session.completed")
-    told = stream.events
+    told = list(stream.events)
     stop(one)
 
     again = bridge(CODEX_BIN=codex)
@@ -162,3 +162,27 @@ def test_codex_remembers_the_conversation_of_a_killed_turn(bridge: BridgeFactory
     asked = upstream.requests[-1].conversation
     assert "Remember the word plum." in asked
     assert "The word is plum." in asked
+
+
+def test_a_sessions_own_key_ends_with_the_bridge(bridge: BridgeFactory, fake_codex: FakeFactory) -> None:
+    codex = fake_codex()
+    one = bridge(CODEX_BIN=codex)
+    key = "sk-of-this-session-alone-77"
+    session_id = one.create_session(runtime={"provider_api_key": key})
+    one.send(session_id, "say hello")
+    assert one.settled(session_id)["runtime"]["has_provider_api_key"] is True
+    one.send(session_id, "stay")
+    one.send(session_id, "say waited", when_busy="queue")
+    one.kill()
+    assert key.encode() not in stored.dump(one.directories.state)
+
+    again = bridge(CODEX_BIN=codex)
+    session = again.settled(session_id)
+    assert session["last_error_code"] == "provider_key_lost"
+    assert [message["text"] for message in session["messages"]][:2] == ["say hello", "hello"]
+    reply = again.post_message(session_id, "say more")
+    assert (reply.status, reply.json["code"]) == (409, "provider_key_lost")
+    assert API_KEY.encode() not in stored.dump(again.directories.state)
+    again.kill()
+    third = bridge(CODEX_BIN=codex)
+    assert third.post_message(session_id, "say more").json["code"] == "provider_key_lost"

@@ -20,3 +20,11 @@ def events(state: Path, session_id: str) -> bytes:
         " WHERE sessions.id = ? ORDER BY events.id", session_id,
     )  # fmt: skip
     return b"".join(zlib.decompress(data) for (data,) in found)
+
+
+def dump(state: Path) -> bytes:
+    """Return everything in the database, unpacked, to look things up in."""
+    tables = [name for (name,) in rows(state, "SELECT name FROM sqlite_master WHERE type = 'table'")]
+    values = [value for table in tables for row in rows(state, f"SELECT * FROM {table}") for value in row]
+    packed = [zlib.decompress(data) for (data,) in rows(state, "SELECT data FROM events")]
+    return b"\0".join([*packed, *(v if isinstance(v, bytes) else str(v).encode() for v in values)])
