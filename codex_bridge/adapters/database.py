@@ -261,28 +261,34 @@ class Database:
         import sqlite3
 
         synchronous = "FULL" if any(job.is_sync for job in jobs) else "NORMAL"
-        try:
-            connection.execute(f"PRAGMA synchronous = {synchronous}")
-            connection.execute("BEGIN IMMEDIATE")
-            if self._problem is not None:
-                # Something must be written, or it is not known whether it can be.
-                connection.execute(f"PRAGMA user_version = {len(self._migrations)}")
-            for job in jobs:
-                _run(connection, job)
-            connection.execute("COMMIT")
-        except (sqlite3.Error, MemoryError) as problem:
-            reason = str(problem) or "out of memory"
-            with contextlib.suppress(sqlite3.Error):
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-            self._fail(jobs, reason)
-        else:
+        left, running = jobs, None
+        while True:
+            try:
+                connection.execute(f"PRAGMA synchronous = {synchronous}")
+                connection.execute("BEGIN IMMEDIATE")
+                if self._problem is not None:
+                    # Something must be written, or it is not known whether it can be.
+                    connection.execute(f"PRAGMA user_version = {len(self._migrations)}")
+                for running in left:
+                    _run(connection, running)
+                running = None
+                connection.execute("COMMIT")
+            except (sqlite3.Error, MemoryError) as problem:
+                with contextlib.suppress(sqlite3.Error):
+                    if connection.in_transaction:
+                        connection.execute("ROLLBACK")
+                if running is not None and _code(problem) == _CORRUPT:
+                    # A damaged page is met by those alone who need it, but spoils the transaction for all.
+                    running.problem = problem
+                    left, running = [job for job in left if job is not running], None
+                    continue
+                self._fail(jobs, str(problem) or "out of memory")
+                return
             self._succeed(jobs)
+            return
 
     def _fail(self, jobs: list[_Job], reason: str) -> None:
         kept = [job for job in jobs if job.waiter is None and not job.is_droppable]
-        for job in jobs:
-            job.problem = None
         with self._changed:
             is_new = self._problem is None
             self._problem = reason
@@ -410,6 +416,7 @@ def _set_results(outcomes: list[_Outcome]) -> None:
 
 def _run(connection: sqlite3.Connection, job: _Job) -> None:
     """Run the writes of a job so that they fail alone; raise sqlite3.Error when the whole transaction has failed."""
+    job.problem = None
     connection.execute("SAVEPOINT job")
     try:
         for write in job.writes:
@@ -422,21 +429,16 @@ def _run(connection: sqlite3.Connection, job: _Job) -> None:
     connection.execute("RELEASE job")
 
 
-def _code(problem: sqlite3.Error) -> int | None:
-    """Return SQLite's primary error code; None for an error that Python's module raised itself."""
+def _code(problem: Exception) -> int | None:
+    """Return SQLite's primary error code; None for what is no error of SQLite's own."""
     code: int | None = getattr(problem, "sqlite_errorcode", None)
     return None if code is None else code & 0xFF
 
 
 def _is_of_the_disk(problem: Exception) -> bool:
-    """Say whether other writes would fail, too."""
-    import sqlite3
-
-    if not isinstance(problem, sqlite3.Error):
-        return False
+    """Say whether it is no fault of the statement's: others may fail, too."""
     code = _code(problem)
-    # A damaged page is met by those alone who need it.
-    return code is not None and code not in _STATEMENT_ERRORS and code != _CORRUPT
+    return isinstance(problem, MemoryError) or (code is not None and code not in _STATEMENT_ERRORS)
 
 
 def _size(path: str) -> int:

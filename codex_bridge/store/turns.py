@@ -70,7 +70,7 @@ def select_unfinished() -> Query[list[TurnRow]]:
     def query(connection: Connection) -> list[TurnRow]:
         found = connection.execute(
             f"SELECT {_COLUMNS} FROM turns WHERE {_UNFINISHED}"
-            " AND session_key IN (SELECT key FROM sessions) ORDER BY position"
+            " AND EXISTS (SELECT 1 FROM sessions WHERE key = session_key) ORDER BY position"
         )
         return [_row(row) for row in found]
 
