@@ -122,9 +122,7 @@ class TurnService:
         added = self._add_message(turn.live, message, turn.id)
         taken = Taken(turn.id, self._begin(turn))
         row = _to_row(turn, live, taken.queued, after)
-        turn.storing = self._store(
-            live, [turns.insert(row), *also(taken)], lambda: undo(added), f"storing of {turn.id}"
-        )
+        turn.storing = self._store(live, [turns.insert(row), *also(taken)], lambda: undo(added))
         await asyncio.shield(turn.storing)
         return taken
 
@@ -193,7 +191,9 @@ class TurnService:
         """Queue a stored turn that has not begun yet; raise what `backend_of` raises."""
         turn = self._make_turn(turn_id, live, prompt, self._backend_of(live), sandbox_mode)
         self._begin(turn)
-        turn.storing = asyncio.ensure_future(_nothing())
+        turn.has_waited = True  # also where it begins at once: it is stored as one that waits
+        turn.storing = asyncio.get_running_loop().create_future()
+        turn.storing.set_result(None)
 
     # One turn -------------------------------------------------------------------------------------
 
@@ -229,11 +229,7 @@ class TurnService:
         live.log.hold()
         added = self._add_message(live, message, turn.id)
         taken = Taken(turn.id, queued=False, steered=True)
-        await asyncio.shield(
-            self._store(
-                live, also(taken), lambda: live.session.messages.remove(added), "storing of a message"
-            )
-        )
+        await asyncio.shield(self._store(live, also(taken), lambda: live.session.messages.remove(added)))
         return taken
 
     def _add_message(self, live: LiveSession, message: NewMessage, turn_id: str) -> Message:
@@ -242,10 +238,9 @@ class TurnService:
         return added
 
     def _store(
-        self, live: LiveSession, writes: Iterable[Write], undo: Callable[[], None], name: str
+        self, live: LiveSession, writes: Iterable[Write], undo: Callable[[], None]
     ) -> asyncio.Task[None]:
         """Store what a request brought before anybody is told of it, or undo it."""
-
         all_writes = [*self._recorder.take(live), *writes]
 
         async def store() -> None:
@@ -258,7 +253,7 @@ class TurnService:
             finally:
                 live.log.release()
 
-        return asyncio.create_task(store(), name=name)
+        return asyncio.create_task(store(), name="storing of a message")
 
     def _undoing(self, turn: Turn) -> Callable[[Message], None]:
         """Return what makes a session again as it is now, when its new turn cannot be stored."""
@@ -337,10 +332,6 @@ class TurnService:
         log.forget(live.choice.get("api_key"))
         if live.session.thread_id is not None:
             self._runtime.close_thread(live.session.thread_id)
-
-
-async def _nothing() -> None:
-    pass
 
 
 def _to_row(turn: Turn, live: LiveSession, queued: bool, after: int) -> TurnRow:

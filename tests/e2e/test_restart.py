@@ -186,3 +186,22 @@ def test_a_sessions_own_key_ends_with_the_bridge(bridge: BridgeFactory, fake_cod
     again.kill()
     third = bridge(CODEX_BIN=codex)
     assert third.post_message(session_id, "say more").json["code"] == "provider_key_lost"
+
+
+def test_a_turn_that_a_second_bridge_began_is_not_begun_by_a_third(
+    bridge: BridgeFactory, fake_codex: FakeFactory
+) -> None:
+    codex = fake_codex()
+    one = bridge(CODEX_BIN=codex, CODEX_MAX_CONCURRENT_TURNS=1)
+    first, stream = open_session(one)
+    one.send(first, "stay")
+    stream.until("item.agent_message.delta")
+    second = one.create_session()
+    assert one.send(second, "stay")["queued"] is True
+    one.kill()
+    again = bridge(CODEX_BIN=codex, CODEX_MAX_CONCURRENT_TURNS=1)
+    wait_until(lambda: len(codex.received("turn/start")) == 2, "the turn's second chance")
+    again.kill()
+    third = bridge(CODEX_BIN=codex, CODEX_MAX_CONCURRENT_TURNS=1)
+    assert third.settled(second)["last_error_code"] == "bridge_restarted"
+    assert len(codex.received("turn/start")) == 2
