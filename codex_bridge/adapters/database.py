@@ -22,6 +22,7 @@ import os
 import stat
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -220,6 +221,7 @@ class Database:
 
     def _run_writer(self, opened: asyncio.Future[None]) -> None:
         reason = "its thread has ended"
+        jobs: list[_Job] | None = None
         try:
             connection = _open(self.path, self._migrations)
             self._measure()
@@ -238,11 +240,12 @@ class Database:
             # Whatever ended it, nobody waits for it any more.
             with self._changed:
                 self._problem = self._problem or reason
-                jobs, self._jobs = list(self._jobs), deque()
-            if jobs:
-                log.error("%d writes are lost: the database %s: %s.", len(jobs), self.path, self._problem)
-            failed = [opened, *(job.waiter for job in jobs if job.waiter is not None)]
-            _settle([(waiter, None, self._failure(reason)) for waiter in failed])
+                left = [*(jobs or []), *self._jobs]
+                self._jobs.clear()
+            if left:
+                log.error("%d writes are lost: the database %s: %s.", len(left), self.path, self._problem)
+            waiters = [opened, *(job.waiter for job in left if job.waiter is not None)]
+            _settle([(waiter, None, self._failure(reason)) for waiter in waiters])
 
     def _take(self) -> list[_Job] | None:
         """Wait until something is to be done; return all jobs, or None at the end."""
@@ -356,14 +359,10 @@ class Database:
         try:
             if connection is None:
                 connection = _connect(self.path, "ro")
-                connection.execute("PRAGMA query_only = ON")
             result = query(connection)
         except Exception as caught:  # noqa: BLE001 - it belongs to who waits for the result
             problem = caught
-            if connection is not None:
-                # The query may have been in the middle of a result, which would keep the -wal file growing.
-                connection.close()
-                connection = None
+            _let_go(caught)
         _settle([(waiter, result, self._explain(problem))])
         return connection
 
@@ -426,7 +425,16 @@ def _run(connection: sqlite3.Connection, job: _Job) -> None:
             raise
         connection.execute("ROLLBACK TO job")
         job.problem = problem
+        _let_go(problem)
     connection.execute("RELEASE job")
+
+
+def _let_go(problem: Exception) -> None:
+    """End the results that a failed function was in the middle of.
+
+    The exception holds them in its frames, and as long as it lives SQLite would keep their state of the database.
+    """
+    traceback.clear_frames(problem.__traceback__)
 
 
 def _code(problem: Exception) -> int | None:

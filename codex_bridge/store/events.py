@@ -56,8 +56,6 @@ def select_after(
             "SELECT first_seq, last_seq, data FROM events WHERE session_key = ? AND id >= ? AND epoch = ? ORDER BY id",
             (session_key, start[0], epoch),
         ):
-            if last_seq <= last:
-                continue
             found = _split(data, last_seq - first_seq + 1)
             if first_seq > last + 1 or found is None:
                 return None

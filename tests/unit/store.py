@@ -51,6 +51,15 @@ def add(text: str) -> Write:
     return write
 
 
+def trace(seen: list[str]) -> Write:
+    """Return a write that has the writer's statements noted in `seen` from now on."""
+
+    def write(connection: Any) -> None:
+        connection.set_trace_callback(seen.append)
+
+    return write
+
+
 def texts() -> Query[list[str]]:
     """Return the query for all texts of the log, in the order of their storing."""
 

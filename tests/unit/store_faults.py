@@ -18,10 +18,19 @@ from codex_bridge.errors import StartFailed, StoreFailed
 from tests.unit.store import LOG, add, opened, texts, until
 
 BOUND_S = 20.0
+FREE, BALLAST = 1 << 20, 20 << 20
 
 
 def mount(*arguments: str) -> None:
     subprocess.run(["mount", *arguments], check=True)
+
+
+def small_disk(directory: Path) -> Path:
+    """Mount a disk with little room, and return the file to delete for more."""
+    mount("-t", "tmpfs", "-o", f"size={FREE + BALLAST}", "none", str(directory))
+    path = directory / "ballast"
+    path.write_bytes(bytes(BALLAST))
+    return path
 
 
 async def write_for_ever(directory: Path) -> None:
@@ -37,8 +46,8 @@ async def write_for_ever(directory: Path) -> None:
 
 
 async def fill_the_disk(directory: Path) -> None:
-    """Write until a small disk is full; make it larger."""
-    mount("-t", "tmpfs", "-o", "size=1m", "none", str(directory))
+    """Write until the disk is full; make room."""
+    ballast = small_disk(directory)
     database_module.STORE_RETRY_S = 0.02  # type: ignore[attr-defined]
     expected: list[str] = []
     async with opened(directory, LOG) as database:
@@ -69,7 +78,7 @@ async def fill_the_disk(directory: Path) -> None:
                 await asyncio.sleep(0.03)
             else:
                 raise AssertionError("a commit on a full disk was not refused")
-        mount("-o", "remount,size=20m", str(directory))
+        ballast.unlink()
         await until(lambda: database.describe()["state"] == "ok")
         await database.commit(add("taken"))
         assert await database.read(texts()) == [*expected, *kept, "taken"]
@@ -78,22 +87,22 @@ async def fill_the_disk(directory: Path) -> None:
 
 async def close_on_a_full_disk(directory: Path) -> None:
     """Close while the last writes cannot be stored."""
-    mount("-t", "tmpfs", "-o", "size=1m", "none", str(directory))
+    ballast = small_disk(directory)
     database = Database(str(directory / "bridge.db"), LOG)
     await database.open()
     await database.commit(add("stored"))
     database.post(add(os.urandom(2_000_000).hex()))
     await database.close()
     check_integrity(directory)
-    mount("-o", "remount,size=20m", str(directory))
+    ballast.unlink()
     async with opened(directory, LOG) as database:
         assert await database.read(texts()) == ["stored"]
 
 
 async def open_on_a_full_disk(directory: Path) -> None:
     """Open where not even an empty database has room."""
-    mount("-t", "tmpfs", "-o", "size=1m", "none", str(directory))
-    (directory / "other").write_bytes(bytes(2**20 - 8192))
+    small_disk(directory)
+    (directory / "more").write_bytes(bytes(FREE - 8192))
     try:
         await Database(str(directory / "bridge.db"), LOG).open()
     except StartFailed as problem:

@@ -8,17 +8,16 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from codex_bridge.adapters import database as database_module
-from codex_bridge.adapters.database import Connection, Database, Write
+from codex_bridge.adapters.database import Connection, Database
 from codex_bridge.errors import StartFailed, StoreFailed
 from codex_bridge.limits import STORE_RETRY_AFTER_S
 from codex_bridge.store.schema import MIGRATIONS
 from tests.unit.loop import on_loop
-from tests.unit.store import LOG, add, files, opened, texts, until, until_stored
+from tests.unit.store import LOG, add, files, opened, texts, trace, until, until_stored
 
 
 @contextmanager
@@ -32,15 +31,6 @@ def locked(path: Path) -> Iterator[sqlite3.Connection]:
         if holder.in_transaction:
             holder.execute("ROLLBACK")
         holder.close()
-
-
-def trace(seen: list[str]) -> Write:
-    """Return a write that has the writer's statements noted in `seen` from now on."""
-
-    def write(connection: Any) -> None:
-        connection.set_trace_callback(seen.append)
-
-    return write
 
 
 async def turns_of_the_loop(count: int = 50) -> None:
@@ -197,6 +187,7 @@ class TestWriting:
         async with opened(tmp_path, LOG) as database:
             with locked(tmp_path):
                 database.post(add("kept"))
+                database.post(add("dropped at once"), droppable=True)
                 with pytest.raises(StoreFailed, match="database is locked"):
                     await database.commit(add("refused"))
                 assert database.describe()["state"] == "failing"
@@ -209,6 +200,29 @@ class TestWriting:
             await until(lambda: database.describe()["state"] == "ok")
             await database.commit(add("taken"))
             assert await database.read(texts()) == ["kept", "kept, too", "taken"]
+
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+    @on_loop
+    async def test_the_end_of_the_thread_leaves_nobody_waiting(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def end_the_thread(connection: Connection) -> None:
+            raise SystemExit
+
+        async with opened(tmp_path, LOG) as database:
+            with locked(tmp_path):
+                tasks = [
+                    asyncio.create_task(database.commit(write))
+                    for write in (add("a"), end_the_thread, add("b"))
+                ]
+                await turns_of_the_loop()
+            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+            assert [type(outcome) for outcome in outcomes[1:]] == [StoreFailed, StoreFailed]
+            with pytest.raises(StoreFailed, match="its thread has ended"):
+                await database.commit(add("c"))
+            assert database.describe()["state"] == "failing"
+            assert await database.read(texts()) in ([], ["a"])
+        assert "writes are lost" in capsys.readouterr().err
 
     @on_loop
     async def test_writes_that_pile_up_are_bounded_and_told(
@@ -281,7 +295,7 @@ class TestReading:
             busy, pages, copied = other.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
             other.close()
             assert (busy, copied) == (0, pages)
-            assert caught.value.__traceback__ is not None  # it holds the query's frame, and what was in it
+            assert caught.value.__traceback__ is not None  # it holds the query's frame
 
 
 def broken(connection: Connection) -> None:
@@ -290,8 +304,9 @@ def broken(connection: Connection) -> None:
 
 
 def half_read(connection: Connection) -> None:
-    for _ in connection.execute("SELECT text FROM log"):
-        raise ZeroDivisionError("division by zero")
+    found = connection.execute("SELECT text FROM log")
+    assert found.fetchone() is not None
+    raise ZeroDivisionError("division by zero")
 
 
 NAMES = ("bridge.db", "bridge.db-wal", "bridge.db-shm")

@@ -246,6 +246,10 @@ class TestGarbage:
         full = files(tmp_path)["bridge.db"].st_size
         async with opened(tmp_path) as database:
             await database.commit(sessions.delete_all())
+            await database.commit(retention.clear_garbage(400, 1 << 30))
+            before, _ = await database.read(retention.select_free_pages())
+            await database.commit(retention.give_back(10))
+            assert await database.read(retention.select_free_pages()) == (before - 10, full // 4096 - 10)
             await Host(database).retention(EVERYTHING).run_once()
             free, pages = await database.read(retention.select_free_pages())
             assert free * 4 <= pages or free < 10

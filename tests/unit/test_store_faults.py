@@ -6,6 +6,7 @@ import resource
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from codex_bridge.adapters.database import Connection, Database
 from codex_bridge.errors import StartFailed, StoreFailed
 from codex_bridge.store import events, retention, sessions
 from tests.unit.loop import on_loop
-from tests.unit.store import LOG, add, frames, opened, session, texts, until
+from tests.unit.store import LOG, add, frames, opened, session, texts, trace, until, until_stored
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BOUND_S = 60.0
@@ -119,6 +120,45 @@ class TestDisk:
             await database.commit(add("after"))
             found = await database.read(texts())
             assert [text[:6] for text in found] == ["before", "kept x", "after"]
+
+    @on_loop
+    async def test_it_is_well_again_only_when_something_could_be_written(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(database_module, "STORE_RETRY_S", 0.005)
+        statements: list[str] = []
+        async with opened(tmp_path, LOG) as database:
+            await database.commit(add("before"), trace(statements))
+            with largest_file(PAGE):
+                with pytest.raises(StoreFailed, match="disk I/O error"):
+                    await database.commit(add("refused"))
+                for _ in range(3):
+                    statements.clear()
+                    await until(lambda: "ROLLBACK" in statements or "COMMIT" in statements)
+                    assert database.describe()["state"] == "failing"
+            await until(lambda: database.describe()["state"] == "ok")
+
+    @on_loop
+    async def test_what_comes_while_it_gets_well_is_stored(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(database_module, "STORE_RETRY_S", 0.005)
+        entered, gate = threading.Event(), threading.Event()
+
+        def gated(connection: Connection) -> None:
+            entered.set()
+            assert gate.wait(BOUND_S)
+            add("gated")(connection)
+
+        async with opened(tmp_path, LOG) as database:
+            with largest_file(PAGE):
+                with pytest.raises(StoreFailed, match="disk I/O error"):
+                    await database.commit(add("refused"))
+                database.post(gated)
+                await until(entered.is_set)
+            database.post(add("late"))
+            gate.set()
+            await until_stored(database, ["gated", "late"])
 
     @pytest.mark.parametrize(
         ("place", "reason"), [("nowhere/bridge.db", "No such file or directory"), ("", "Is a directory")]
