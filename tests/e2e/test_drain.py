@@ -176,9 +176,10 @@ def test_progress_is_told(bridge: BridgeFactory, fake_codex: FakeFactory) -> Non
         one.send(session_id, "stay")
         stream.until_text("staying")
     assert "3 turns run; another SIGTERM stops it now" in begin_drain(one)
-    for session_id, left in zip(sessions, ("2 turns run", "1 turn runs", "no turn runs"), strict=True):
+    steps = ("draining: 2 turns run", "draining: 1 turn runs", "drained: no turn runs")
+    for session_id, told in zip(sessions, steps, strict=True):
         one.interrupt(session_id)
-        one.wait_log(f"draining: {left}")
+        one.wait_log(told)
     for stream in streams:
         assert_goodbye(stream)
     ended_well(one)
