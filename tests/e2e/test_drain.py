@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import BridgeFactory
+from tests.support import processes
 from tests.support.bridge import Bridge, Reply
 from tests.support.fake_codex import FakeCodex
 from tests.support.raw_http import RawConnection, get, post
@@ -197,6 +198,21 @@ def test_a_turn_that_hears_nothing_does_not_hold_up_the_end(
     stream.until_text("deaf")
     one.signal(Signals.SIGTERM)
     stream.until("session.interrupted")
+    assert_goodbye(stream)
+    ended_well(one)
+
+
+def test_a_health_check_sees_it_to_the_last_turns_end(bridge: BridgeFactory, fake_codex: FakeFactory) -> None:
+    fake = fake_codex()
+    one = bridge(CODEX_BIN=fake, CODEX_BRIDGE_DRAIN_TIMEOUT_MS=0)
+    session_id = one.create_session()
+    stream = one.ready_stream(session_id)
+    one.send(session_id, "deaf")
+    stream.until_text("deaf")
+    one.signal(Signals.SIGTERM)
+    one.wait_log("the drain's 0 s are over")
+    assert one.get("/health").json["state"] == "draining"
+    processes.kill(fake.starts()[0]["pid"])
     assert_goodbye(stream)
     ended_well(one)
 
