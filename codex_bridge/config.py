@@ -384,16 +384,17 @@ def _read_token(environ: Mapping[str, str], token: str | None) -> str | None:
         credentials = environ.get("CREDENTIALS_DIRECTORY")
         name = f"CODEX_BRIDGE_TOKEN_FILE={path}"
         if not path and credentials:
-            path = os.path.join(credentials, _TOKEN_CREDENTIAL)
-            if not os.path.exists(path):
-                return None
-            name = path
+            name = path = os.path.join(credentials, _TOKEN_CREDENTIAL)
         if not path:
             return None
         try:
             with open(path, encoding="utf-8") as file:
                 token = file.read().strip()
         except (OSError, UnicodeError) as problem:
+            if name == path and isinstance(problem, FileNotFoundError):
+                return (
+                    None  # there are credentials, but not this one; one that cannot be read is no such case
+                )
             reason = getattr(problem, "strerror", None) or "it is not text"
             raise ConfigError(f"{name}: expected a file with the token, but {reason}.") from None
     try:

@@ -174,7 +174,8 @@ class TurnService:
         self._executor.refuse()
         while self._executor.load()["active_turns"]:
             await self._executor.wait_for_an_end()
-            log.info("draining: %s", self._executor.describe())
+            if self._executor.load()["active_turns"]:
+                log.info("draining: %s", self._executor.describe())
 
     async def stop(self, grace_s: float) -> None:
         """Take no more turns, interrupt those that run, and wait `grace_s` seconds for their end.

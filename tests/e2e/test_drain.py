@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import BridgeFactory
+from tests.support import processes
 from tests.support.bridge import Bridge, Reply
 from tests.support.fake_codex import FakeCodex
 from tests.support.raw_http import RawConnection, get, post
@@ -176,9 +177,10 @@ def test_progress_is_told(bridge: BridgeFactory, fake_codex: FakeFactory) -> Non
         one.send(session_id, "stay")
         stream.until_text("staying")
     assert "3 turns run; another SIGTERM stops it now" in begin_drain(one)
-    for session_id, left in zip(sessions, ("2 turns run", "1 turn runs", "no turn runs"), strict=True):
+    steps = ("draining: 2 turns run", "draining: 1 turn runs", "drained: no turn runs")
+    for session_id, told in zip(sessions, steps, strict=True):
         one.interrupt(session_id)
-        one.wait_log(f"draining: {left}")
+        one.wait_log(told)
     for stream in streams:
         assert_goodbye(stream)
     ended_well(one)
@@ -196,6 +198,21 @@ def test_a_turn_that_hears_nothing_does_not_hold_up_the_end(
     stream.until_text("deaf")
     one.signal(Signals.SIGTERM)
     stream.until("session.interrupted")
+    assert_goodbye(stream)
+    ended_well(one)
+
+
+def test_a_health_check_sees_it_to_the_last_turns_end(bridge: BridgeFactory, fake_codex: FakeFactory) -> None:
+    fake = fake_codex()
+    one = bridge(CODEX_BIN=fake, CODEX_BRIDGE_DRAIN_TIMEOUT_MS=0)
+    session_id = one.create_session()
+    stream = one.ready_stream(session_id)
+    one.send(session_id, "deaf")
+    stream.until_text("deaf")
+    one.signal(Signals.SIGTERM)
+    one.wait_log("the drain's 0 s are over")
+    assert one.get("/health").json["state"] == "draining"
+    processes.kill(fake.starts()[0]["pid"])
     assert_goodbye(stream)
     ended_well(one)
 

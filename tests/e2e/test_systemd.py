@@ -226,17 +226,15 @@ def test_sockets_that_are_handed_over(
     bridge: BridgeFactory, fake_codex: FakeFactory, listener: socket.socket, tmp_path: Path
 ) -> None:
     path = tmp_path / "given.sock"
-    unused = tmp_path / "own.sock"
     with socket.socket(socket.AF_UNIX) as unix:
         unix.bind(str(path))
         unix.listen()
         fake = fake_codex()
-        one = bridge([listener, unix], CODEX_BIN=fake, CODEX_BRIDGE_PORT=1, CODEX_BRIDGE_SOCKET=unused)
+        one = bridge([listener, unix], CODEX_BIN=fake, CODEX_BRIDGE_PORT=1, CODEX_BRIDGE_SOCKET=path)
         assert one.wait_log("listening on").endswith(
             f"listening on http://127.0.0.1:{port_of(listener)} and unix:{path}"
         )
         assert one.wait_log("CODEX_BRIDGE_SOCKET is not used")
-        assert not unused.exists()
         assert one.get("/health").json["state"] == "ready"
         assert ask_unix(path) == b"HTTP/1.1 200 OK"
         # The Host rules are those of every address.

@@ -196,6 +196,14 @@ class TestToken:
     def test_credentials_without_a_token(self, tmp_path: Path) -> None:
         assert load(CREDENTIALS_DIRECTORY=str(tmp_path)).token is None
 
+    def test_a_credential_that_cannot_be_read_is_not_taken_for_none(self, tmp_path: Path) -> None:
+        directory = self.file(tmp_path, name="no-directory")
+        with pytest.raises(ConfigError) as caught:
+            load(CREDENTIALS_DIRECTORY=str(directory))
+        assert caught.value.message.startswith(
+            f"{directory}/codex_bridge_token: expected a file with the token"
+        )
+
     def test_the_variable_wins_over_the_file_over_the_credential(self, tmp_path: Path) -> None:
         self.file(tmp_path, "credential-0123456789", "codex_bridge_token")
         path = str(self.file(tmp_path, "file-0123456789abcdef"))
