@@ -48,7 +48,14 @@ from .services.turn_player import TurnPlayer
 from .services.turns import TurnService
 from .store.schema import MIGRATIONS
 from .workspace.paths import WorkspaceRoots
-from .workspace.scratch import create_scratch, remove_scratch, remove_stale_scratches
+from .workspace.scratch import (
+    clear_after_bridge,
+    clear_after_bridges,
+    create_scratch,
+    end_processes,
+    remove_scratch,
+)
+from .workspace.state_dir import StateDirectory
 
 Result = TypeVar("Result")
 
@@ -75,6 +82,7 @@ class Bridge:
                 "CODEX_BRIDGE_SOCKET is not used: the service manager has opened the sockets."
             )
         self._environ = settings.child_environment(config)
+        self._state: StateDirectory | None = None
         self._scratch: str | None = None
         self._is_listening = False
         self._is_open = False
@@ -82,13 +90,14 @@ class Bridge:
         self._gateway = Gateway(self._client)
         self._gateway_server = HttpServer(self._gateway.handle, replies.failure)
         # With exec it is there for Codex's account alone, and started only when that is asked for.
-        self._app_server = AppServerRuntime(config.codex_bin, self._environ)
+        grace_s = config.interrupt_grace_ms / 1000
+        self._app_server = AppServerRuntime(config.codex_bin, self._environ, grace_s)
         self._runtime: Runtime = self._app_server
         sandbox: Sandbox = self._app_server
         if config.runtime_kind == "exec":
             from .runtimes.exec import ExecRuntime  # late: few starts need it
 
-            self._runtime = ExecRuntime(config.codex_bin, self._environ)
+            self._runtime = ExecRuntime(config.codex_bin, self._environ, grace_s)
             sandbox = BriefSandbox(config.codex_bin, self._environ)
         self._sandbox = SandboxCheck(sandbox, config.sandbox_mode)
         self._device_auth = DeviceAuth(
@@ -184,7 +193,7 @@ class Bridge:
     async def start(self) -> list[str]:
         """Listen; return the base URLs, or where the sockets are. Raise `StartFailed` when an address is taken."""
         config = self._config
-        self._open_scratch()
+        self._open_state()
         host, port = await self._gateway_server.listen_tcp("127.0.0.1", 0)
         self._gateway.base_url = f"http://{host}:{port}"
         await self._open_store()
@@ -194,7 +203,7 @@ class Bridge:
             log.warning("%s", doubt)
         self._preflight.start()
         self._retention.start()
-        asyncio.get_running_loop().run_in_executor(None, remove_stale_scratches, config.temporary_directory)
+        asyncio.get_running_loop().run_in_executor(None, clear_after_bridges, config.temporary_directory)
         return addresses
 
     async def _listen(self) -> list[str]:
@@ -218,7 +227,6 @@ class Bridge:
 
     async def _open_store(self) -> None:
         """Open the store, and settle what the bridge before has left in it."""
-        os.makedirs(self._config.state_dir, 0o700, exist_ok=True)
         await self._database.open()
         self._is_open = True
         await self._sessions.open()
@@ -237,6 +245,15 @@ class Bridge:
         """Look at everything that a turn needs, without listening; `stop` is still to be called."""
         self._open_scratch()
         return await self._preflight.examine(DOCTOR_WAIT_S)
+
+    def _open_state(self) -> None:
+        """Take the state directory, and clear away what a killed bridge has left, before any Codex is started."""
+        self._state = StateDirectory.open(self._config.state_dir)
+        if self._state.scratch_before is not None:
+            clear_after_bridge(self._state.scratch_before)
+        self._open_scratch()
+        assert self._scratch is not None
+        self._state.remember_scratch(self._scratch)
 
     def _open_scratch(self) -> None:
         parent = self._config.temporary_directory
@@ -293,7 +310,10 @@ class Bridge:
             with contextlib.suppress(OSError):
                 os.unlink(self._config.socket)
         if self._scratch is not None:
+            await asyncio.to_thread(end_processes, self._scratch)
             remove_scratch(self._scratch)
+        if self._state is not None:
+            self._state.close()
         if self._is_listening:
             log.info("stopped")
 

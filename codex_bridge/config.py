@@ -81,6 +81,7 @@ class Config:
     no_proxy: tuple[str, ...]
     device_login_timeout_ms: int
     drain_timeout_ms: int
+    interrupt_grace_ms: int
     shutdown_timeout_ms: int
     codex_environment: tuple[str, ...]
     temporary_directory: str
@@ -291,6 +292,9 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("drain_timeout_ms", ("CODEX_BRIDGE_DRAIN_TIMEOUT_MS",), "30000", "a number of milliseconds from 0 to 86400000",
             "Time that running turns get to end by themselves when the bridge is told to stop; then they are interrupted.",
             _whole_number(0, _DAY_MS)),
+    Setting("interrupt_grace_ms", ("CODEX_BRIDGE_INTERRUPT_GRACE_MS",), "10000", _MILLISECONDS,
+            "Time that an interrupted turn gets to end; then its Codex is killed, with what else runs on it.",
+            _whole_number(1, _DAY_MS)),
     Setting("shutdown_timeout_ms", ("CODEX_BRIDGE_SHUTDOWN_TIMEOUT_MS",), "10000", _MILLISECONDS,
             "Time that interrupted turns get to end when the bridge stops.", _whole_number(1, _DAY_MS)),
     Setting("codex_environment", ("CODEX_BRIDGE_PASS_ENVIRONMENT",), "", "names of variables that are not for the bridge alone, by comma",

@@ -163,6 +163,10 @@ INTERRUPT_GRACE_S = 10.0
 COMMAND_END_S = 5.0
 # Closing standard input ends Codex in 70 ms; then TERM, then KILL, each after this long.
 CHILD_STOP_STEP_S = 2.0
+# What a child has left behind is killed, and gone in milliseconds; what is not then cannot be ended.
+ORPHAN_END_S = 2.0
+# How often it is looked whether they are: they are nobody's children here, so nothing tells of their end.
+ORPHAN_LOOK_S = 0.005
 # Wait before a restart after a quick exit, doubled each time.
 RESTART_BACKOFF_S = 0.5
 # Quick exits in a row after which Codex is given up: the waits before were 0.5, 1, 2, 4 and 8 s, and no turn should

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from .. import log
-from ..errors import CodexFailed
+from ..errors import CodexFailed, Conflict
 from ..limits import CALL_TIMEOUT_S, INTERRUPT_GRACE_S
+from ..model import new_id
 from ..protocol import codex, json_codec
 from ..runtime import (
     AccountEvent,
@@ -28,13 +30,15 @@ from .app_server_child import AppServerChild
 from .app_server_run import Run
 from .supervisor import Supervisor
 
+_NOT_STEERABLE = "turn_not_steerable"
+
 
 class AppServerRuntime:
     """Implements the ports `Runtime` and `Sandbox`. `command` is None when no Codex was found."""
 
     capabilities: Mapping[str, bool] = {
         "deltas": True, "diffs": True, "interrupt": True, "resume": True, "images": True,
-        "background_commands": True, "approvals": False,
+        "background_commands": True, "approvals": False, "steer": True,
     }  # fmt: skip
 
     def __init__(
@@ -66,7 +70,8 @@ class AppServerRuntime:
         request = run.request
         self._runs[request.turn_id] = run
         try:
-            return await self._play(run)
+            outcome = await self._play(run)
+            return replace(outcome, unheard=run.unheard())
         except CodexFailed as problem:
             if problem.code == "codex_stuck" and request.turn_id in self._given:
                 self._given[
@@ -127,6 +132,21 @@ class AppServerRuntime:
         except TimeoutError:
             log.warning("a turn did not stop within %g s; its Codex is ended", self._interrupt_grace_s)
             child.kill()
+
+    async def steer(self, turn_id: str, text: str, images: tuple[str, ...] = ()) -> None:
+        """Give a running turn more to read; see `Runtime`."""
+        run = self._runs.get(turn_id)
+        if run is None or not run.is_steerable:
+            raise Conflict("The turn cannot be steered: it has not begun, or is over.", code=_NOT_STEERABLE)
+        message_id = new_id("steer")
+        run.note_steer(message_id)
+        codex_id = run.begun.result()
+        params = codex.steer_params(run.thread_id, codex_id, message_id, text, images)
+        try:
+            await self._given[turn_id].call("turn/steer", params)
+        except CodexFailed as problem:
+            run.forget_steer(message_id)
+            raise Conflict(f"The turn cannot be steered: {problem.message}", code=_NOT_STEERABLE) from None
 
     def close_thread(self, thread_id: str) -> None:
         """Let Codex forget a thread; its files stay Codex's own."""

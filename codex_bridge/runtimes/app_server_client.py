@@ -15,6 +15,7 @@ from ..adapters.process import ChildProcess
 from ..errors import BridgeError, CodexFailed
 from ..limits import CALL_TIMEOUT_S, HANDSHAKE_TIMEOUT_S
 from ..protocol import codex, json_codec, jsonrpc
+from ..workspace.scratch import mark_of
 
 Result = dict[str, Any]
 
@@ -46,9 +47,9 @@ class AppServerClient:
         """Start the child and shake hands; raise `CodexFailed`."""
         try:
             # Its own directory is writable to commands, and could hold a configuration: it is the scratch directory.
-            self._child = await ChildProcess.start(
-                codex.app_server_arguments(command), environ, cwd=environ["TMPDIR"]
-            )
+            scratch = environ["TMPDIR"]
+            arguments = codex.app_server_arguments(command)
+            self._child = await ChildProcess.start(arguments, environ, scratch, mark=mark_of(scratch))
         except OSError as problem:
             raise CodexFailed(
                 f"Codex cannot be started from {command}: {problem.strerror}.", code="codex_unavailable"

@@ -30,6 +30,11 @@ class Run:
         # The commands that run, by item id.
         self._commands: set[str] = set()
         self._no_commands = asyncio.Event()
+        # The messages that are being written, by item id: each its item, and the pieces so far.
+        self._messages: dict[str, tuple[dict[str, Any], list[str]]] = {}
+        # The texts that steered it and that the model has not gone on from yet, the newest last; of each whether
+        # Codex has put it into the conversation.
+        self._steers: dict[str, bool] = {}
 
     def on_notification(self, method: str, params: dict[str, Any]) -> None:
         """Take what Codex tells of the turn's thread."""
@@ -44,10 +49,62 @@ class Run:
             if is_ours and not self.done.done():
                 self.done.set_result(codex.parse_outcome(params["turn"]))
             return
+        self._note_steered(method, params)
         event = codex.to_event(method, params)
         if event is not None:
             self._note_command(event)
+            self._note_message(event)
             self.emit(event)
+
+    @property
+    def is_steerable(self) -> bool:
+        """Whether Codex works on it now."""
+        return self.begun.done() and not self.done.done() and not self.interrupted
+
+    def note_steer(self, message_id: str) -> None:
+        """Remember a text that Codex is given."""
+        self._steers[message_id] = False
+
+    def forget_steer(self, message_id: str) -> None:
+        """Forget one that Codex has refused."""
+        self._steers.pop(message_id, None)
+
+    def unheard(self) -> int:
+        """Return how many of the newest texts that steered it the model has not gone on from.
+
+        Measured: of those that come in the very last moment Codex still takes some, puts them into the conversation, and
+        asks the model no more; what waits for the end of a command when the turn is interrupted is lost.
+        """
+        return len(self._steers)
+
+    def _note_steered(self, method: str, params: dict[str, Any]) -> None:
+        """See a text that steers come into the conversation, and the model go on from it."""
+        item = params.get("item", {})
+        if item.get("type") != "userMessage":
+            if method == "item/started":
+                self._steers = {key: False for key, shown in self._steers.items() if not shown}
+        elif item.get("clientId") in self._steers:
+            self._steers[item["clientId"]] = True
+            self._cut_messages()
+
+    def _cut_messages(self) -> None:
+        """End the messages that are being written: Codex has broken them off and tells no end."""
+        for item, pieces in self._messages.values():
+            if pieces:
+                cut = {**item, "text": "".join(pieces), "incomplete": True}
+                self.emit({"type": "item.completed", "item": cut})
+        self._messages.clear()
+
+    def _note_message(self, event: Event) -> None:
+        kind, item = event["type"], event.get("item", {})
+        if kind == "item.agent_message.delta" and event["item_id"] in self._messages:
+            self._messages[event["item_id"]][1].append(event["delta"])
+        elif kind == "warning" and event.get("code") == codex.RETRYING:
+            self._messages.clear()  # what was written is void, and written anew
+        elif item.get("type") == "agentMessage" and kind == "item.started":
+            self._messages[item["id"]] = (item, [])
+        elif item.get("type") == "agentMessage":
+            self._messages.pop(item["id"], None)
 
     def _note_command(self, event: Event) -> None:
         item = event.get("item", {})

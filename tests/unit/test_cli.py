@@ -20,7 +20,7 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     base = {
         "PATH": os.environ["PATH"],
-        "HOME": "/nonexistent",
+        "HOME": "/proc/nowhere",
         "PYTHONPATH": str(REPOSITORY),
         "COLUMNS": "100",
     }
@@ -128,14 +128,14 @@ def test_a_setting_that_cannot_be_used_stops_the_start_with_one_line(
     ],
 )
 def test_an_address_that_cannot_be_had_is_status_1_with_one_line(
-    environ: dict[str, str], part: str, tmp_path: Path
+    tmp_path: Path, environ: dict[str, str], part: str
 ) -> None:
-    environ = {"CODEX_BRIDGE_STATE_DIR": str(tmp_path), **environ}
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        done = run(**{name: value.format(taken=port) for name, value in environ.items()})
+        told = {name: value.format(taken=port) for name, value in environ.items()}
+        done = run(CODEX_BRIDGE_STATE_DIR=str(tmp_path), **told)
     assert (done.returncode, done.stdout) == (1, "")
     lines = [line for line in done.stderr.splitlines() if " warning " not in line]
     assert len(lines) == 1, done.stderr

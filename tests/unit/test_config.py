@@ -23,7 +23,7 @@ DEFAULTS: dict[str, Any] = {
     "max_concurrent_turns": 4, "max_queued_turns": 40, "turn_timeout_ms": 1_800_000, "provider": "openai",
     "auth_mode": None, "base_url": None, "api_key": None, "default_model": None, "execution_class": "auto", "upstream_connect_timeout_ms": 10_000,
     "upstream_first_byte_timeout_ms": 300_000, "upstream_idle_timeout_ms": 300_000, "https_proxy": None, "http_proxy": None,
-    "no_proxy": (), "drain_timeout_ms": 30_000, "shutdown_timeout_ms": 10_000, "device_login_timeout_ms": 900_000, "codex_environment": (), "log_level": "info",
+    "no_proxy": (), "drain_timeout_ms": 30_000, "shutdown_timeout_ms": 10_000, "interrupt_grace_ms": 10_000, "device_login_timeout_ms": 900_000, "codex_environment": (), "log_level": "info",
     "keep_sessions": 10_000, "keep_days": 90, "keep_events": 10_000, "keep_event_days": 7,
 }  # fmt: skip
 # These depend on the machine and have tests of their own.
@@ -43,7 +43,7 @@ GOOD: list[tuple[str, str, Any]] = [
     ("default_model", "m", "m"), ("execution_class", "native_tools", "native_tools"), ("upstream_connect_timeout_ms", "5", 5), ("upstream_idle_timeout_ms", "6", 6),
     ("upstream_first_byte_timeout_ms", "7", 7), ("https_proxy", "http://p:1", Proxy("p", 1)), ("http_proxy", "http://p", Proxy("p", 80)),
     ("no_proxy", " A.example,.b  10.0.0.0/8,", ("a.example", ".b", "10.0.0.0/8")),
-    ("drain_timeout_ms", "0", 0), ("drain_timeout_ms", "86400000", 86_400_000), ("shutdown_timeout_ms", "7", 7), ("device_login_timeout_ms", "8", 8), ("codex_environment", "B, A,B", ("A", "B")), ("log_level", "debug", "debug"),
+    ("drain_timeout_ms", "0", 0), ("drain_timeout_ms", "86400000", 86_400_000), ("shutdown_timeout_ms", "7", 7), ("interrupt_grace_ms", "9", 9), ("device_login_timeout_ms", "8", 8), ("codex_environment", "B, A,B", ("A", "B")), ("log_level", "debug", "debug"),
     ("keep_sessions", "1", 1), ("keep_days", "36500", 36500), ("keep_events", "10000000", 10_000_000), ("keep_event_days", "1", 1),
 ]  # fmt: skip
 
@@ -57,7 +57,7 @@ BAD = [
     ("max_queued_turns", "-1"), ("max_queued_turns", "10001"), ("turn_timeout_ms", "0"), ("turn_timeout_ms", "86400001"),
     ("turn_timeout_ms", "30s"), ("provider", "OpenAI"), ("auth_mode", "key"), ("execution_class", "best"), ("upstream_connect_timeout_ms", "0"),
     ("upstream_idle_timeout_ms", "x"), ("upstream_first_byte_timeout_ms", "0"), ("https_proxy", "socks5h://p:1080"),
-    ("https_proxy", "p:3128"), ("http_proxy", "https://p:3128"), ("http_proxy", "http://p:0"), ("drain_timeout_ms", "-1"), ("drain_timeout_ms", "86400001"), ("shutdown_timeout_ms", """ """), ("device_login_timeout_ms", "0"), ("temporary_directory", "/nonexistent"),
+    ("https_proxy", "p:3128"), ("http_proxy", "https://p:3128"), ("http_proxy", "http://p:0"), ("drain_timeout_ms", "-1"), ("drain_timeout_ms", "86400001"), ("shutdown_timeout_ms", """ """), ("interrupt_grace_ms", "0"), ("device_login_timeout_ms", "0"), ("temporary_directory", "/nonexistent"),
     ("log_level", "verbose"), ("log_level", "INFO"),
     ("keep_sessions", "0"), ("keep_days", "0"), ("keep_events", "0"), ("keep_event_days", "36501"),
 ]  # fmt: skip
