@@ -51,7 +51,11 @@ class Transcript:
         live.log.append("session.event", data)
         note_recent(session, data)
         if is_answer:
-            self.add_message(live, Message(new_id("m"), Role.ASSISTANT, item["text"], turn_id, now_ms()))
+            is_cut = item.get("incomplete", False)
+            self.add_message(
+                live,
+                Message(new_id("m"), Role.ASSISTANT, item["text"], turn_id, now_ms(), incomplete=is_cut),
+            )
 
     def add_message(self, live: LiveSession, message: Message) -> None:
         """Add a message to a session, and tell it; whoever calls this secures it."""

@@ -46,6 +46,8 @@ class Turn:
     job: Job
     storing: asyncio.Future[None] | None = None
     has_waited: bool = False
+    # What joined it while it ran.
+    steers: list[Prompt] = field(default_factory=list)
     timed_out: bool = False
     # Runs while it is looked for what speaks against the turn.
     looking: asyncio.Task[Failure | None] | None = None

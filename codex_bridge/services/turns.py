@@ -226,6 +226,7 @@ class TurnService:
         """Make a message part of the running turn."""
         live, prompt = turn.live, message.prompt
         await self._runtime.steer(turn.id, prompt.text, prompt.images)
+        turn.steers.append(prompt)
         self._recorder.flush(live)
         live.log.hold()
         added = self._add_message(live, message, turn.id)
@@ -297,12 +298,24 @@ class TurnService:
                 begun = turns.update(turn.id, "running", started_at=now_ms())
                 await asyncio.wait([self._recorder.secure(turn.live, begun)])
             outcome = await self._player.play(turn)
+            if outcome.unheard and outcome.status is TurnStatus.COMPLETED:
+                self._follow_up(turn, turn.steers[-outcome.unheard :])
         finally:
             self._end(turn, outcome)
         if turn.interrupting is not None:
             await asyncio.wait([turn.interrupting])
         if turn.live.is_deleted:
             self._let_go(turn.live)
+
+    def _follow_up(self, turn: Turn, late: list[Prompt]) -> None:
+        """Queue a turn for texts that joined one when it was too late for an answer: they were accepted."""
+        live = turn.live
+        images = tuple(image for prompt in late for image in prompt.images)
+        prompt = Prompt("\n\n".join(prompt.text for prompt in late), images, turn.prompt.context)
+        following = self._make_turn(new_id("t"), live, prompt, turn.backend, turn.sandbox_mode)
+        row = _to_row(following, live, True, live.log.seq)
+        following.storing = self._recorder.secure(live, turns.insert(row))
+        self._begin(following)
 
     def _interrupt(self, turn: Turn) -> None:
         if self._executor.withdraw(turn.job):
