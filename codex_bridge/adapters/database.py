@@ -147,7 +147,8 @@ class Database:
         """Store `writes` in one transaction, behind all that was posted before, and return once it is there.
 
         With `sync` it is safe against a power failure, else against the death of this process. Without writes it
-        waits for what was posted. Raises `StoreFailed`, and then nothing of `writes` is stored.
+        waits for what was posted. Raises `StoreFailed`, and then nothing of `writes` is stored. Who is cancelled while
+        it waits does not call `writes` back.
         """
         if self._problem is not None:
             raise self._failure(self._problem)
@@ -160,7 +161,10 @@ class Database:
         await waiter
 
     async def read(self, query: Query[Result]) -> Result:
-        """Return what `query` finds in what is stored by now; raise `StoreFailed`."""
+        """Return what `query` finds in what is stored by now; raise `StoreFailed`.
+
+        It finds all that was committed, and of what was posted perhaps not the last.
+        """
         if not self._is_open:
             raise self._failure("it is not open")
         waiter: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
@@ -291,14 +295,12 @@ class Database:
             return
 
     def _fail(self, jobs: list[_Job], reason: str) -> None:
-        kept = [job for job in jobs if job.waiter is None and not job.is_droppable]
+        """Keep what nobody waits for, and tell the others; also those that came meanwhile."""
         with self._changed:
             is_new = self._problem is None
             self._problem = reason
-            self._jobs.extendleft(reversed(kept))
-            # What came meanwhile fails with it: nobody waits longer for a disk that does not work.
-            jobs = jobs + [job for job in self._jobs if job.waiter is not None]
-            self._jobs = deque(job for job in self._jobs if job.waiter is None and not job.is_droppable)
+            jobs = [*jobs, *self._jobs]
+            self._jobs = deque(job for job in jobs if job.waiter is None and not job.is_droppable)
             self._has_given_up = self._is_ending
             self._due = time.monotonic() + (0 if self._is_ending else STORE_RETRY_S)
         if is_new:
@@ -547,9 +549,6 @@ def _prepare(connection: sqlite3.Connection, migrations: Sequence[str]) -> None:
                 f"BEGIN IMMEDIATE; PRAGMA application_id = {_APPLICATION_ID};\n{script};\n"
                 f"PRAGMA user_version = {number}; COMMIT"
             )
-    # Raises where the file can only be read.
-    connection.execute("BEGIN IMMEDIATE")
-    connection.execute("ROLLBACK")
 
 
 def _pragma(connection: sqlite3.Connection, name: str) -> int:
