@@ -21,10 +21,12 @@ BridgeFactory = Callable[..., Bridge]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let the end-to-end tests run against any build of the bridge."""
+    """Let the end-to-end tests run against any build of the bridge, and the random ones as long as one likes."""
     parser.addoption(
         "--bridge", default=None, help='command of the bridge, such as "python3 -I -S dist/codex-bridge.pyz"'
     )
+    parser.addoption("--kills", type=int, default=8, help="how many random kills test_nothing_is_lost makes")
+    parser.addoption("--seed", type=int, default=None, help="the random seed of test_nothing_is_lost")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -87,8 +87,12 @@ class Stream:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=4 * BOUND_S)
         self._connection.connect()
         self._socket: socket.socket = self._connection.sock
-        self._connection.request("GET", path, headers={"Accept": "text/event-stream", **headers})
-        self._response = self._connection.getresponse()
+        try:
+            self._connection.request("GET", path, headers={"Accept": "text/event-stream", **headers})
+            self._response = self._connection.getresponse()
+        except (OSError, http.client.HTTPException):
+            self._connection.close()
+            raise
         self.status = self._response.status
         self.headers = {name.lower(): value for name, value in self._response.getheaders()}
         self.events: list[Event] = []
