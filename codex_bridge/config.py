@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigError
+from .limits import MAX_GIVEN_SOCKETS
 from .log import LEVELS, printable
 from .providers import PROVIDERS, AuthMode
 
@@ -32,8 +33,12 @@ _PASSED_ON = frozenset({
     "PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TERM", "CODEX_HOME",
     "SSL_CERT_FILE", "SSL_CERT_DIR", "XDG_RUNTIME_DIR", "CODEX_APP_SERVER_LOGIN_ISSUER",
 })  # fmt: skip
-# Never passed on, whoever asks for it.
-_SECRET_VARIABLES = frozenset({"CODEX_BRIDGE_TOKEN", "CODEX_PROVIDER_API_KEY", "OPENAI_API_KEY"})
+# Never passed on, whoever asks for it: secrets, and what a service manager says to the bridge alone. A command that
+# could speak to the manager's socket could pass for the bridge.
+_OWN_VARIABLES = frozenset({
+    "CODEX_BRIDGE_TOKEN", "CODEX_PROVIDER_API_KEY", "OPENAI_API_KEY", "CREDENTIALS_DIRECTORY", "NOTIFY_SOCKET",
+    "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES",
+})  # fmt: skip
 # How directories of the Node.js world call the machines.
 _NODE_MACHINES = {"x86_64": "x64", "aarch64": "arm64"}
 # Codex itself calls out through these. They may hold a password: `protocol.codex` keeps them from its commands.
@@ -75,10 +80,30 @@ class Config:
     http_proxy: Proxy | None
     no_proxy: tuple[str, ...]
     device_login_timeout_ms: int
+    drain_timeout_ms: int
+    interrupt_grace_ms: int
     shutdown_timeout_ms: int
     codex_environment: tuple[str, ...]
     temporary_directory: str
+    state_dir: str
+    keep_sessions: int
+    keep_days: int
+    keep_events: int
+    keep_event_days: int
     log_level: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manager:
+    """What a service manager such as systemd has told this process: sd_notify(3), sd_listen_fds(3).
+
+    `notify_address` is where it wants to hear; `watchdog_s` how often at least, None when it does not watch;
+    `sockets` how many listening sockets it hands over.
+    """
+
+    notify_address: str | None = None
+    watchdog_s: float | None = None
+    sockets: int = 0
 
 
 Parse = Callable[[str], Any]
@@ -140,7 +165,7 @@ def _credential(text: str) -> str:
 
 def _variable_names(text: str) -> tuple[str, ...]:
     names = _name_set(text)
-    if names & _SECRET_VARIABLES:
+    if names & _OWN_VARIABLES:
         raise ValueError
     return tuple(sorted(names))
 
@@ -178,6 +203,10 @@ def _directories(text: str) -> tuple[str, ...]:
     return tuple(_directory(part) for part in text.split(os.pathsep) if part)
 
 
+def _path(text: str) -> str:
+    return os.path.realpath(os.path.expanduser(text))
+
+
 def _which(name: str, path: str | None) -> str | None:
     import shutil  # late: seldom needed, and it takes a start milliseconds
 
@@ -193,6 +222,7 @@ def _executable(text: str) -> str:
 
 _DAY_MS = 24 * 3600 * 1000
 _MILLISECONDS = "a number of milliseconds from 1 to 86400000"
+_DAYS = "a number of days from 1 to 36500"
 _PROXY_URL = "http://[user:password@]host[:port]"
 
 SETTINGS: tuple[Setting, ...] = (
@@ -259,13 +289,33 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("device_login_timeout_ms", ("CODEX_DEVICE_LOGIN_TIMEOUT_MS",), "900000", _MILLISECONDS,
             "Time to enter the code of a sign-in with ChatGPT. Codex itself waits 15 minutes at most.",
             _whole_number(1, _DAY_MS)),
+    Setting("drain_timeout_ms", ("CODEX_BRIDGE_DRAIN_TIMEOUT_MS",), "30000", "a number of milliseconds from 0 to 86400000",
+            "Time that running turns get to end by themselves when the bridge is told to stop; then they are interrupted.",
+            _whole_number(0, _DAY_MS)),
+    Setting("interrupt_grace_ms", ("CODEX_BRIDGE_INTERRUPT_GRACE_MS",), "10000", _MILLISECONDS,
+            "Time that an interrupted turn gets to end; then its Codex is killed, with what else runs on it.",
+            _whole_number(1, _DAY_MS)),
     Setting("shutdown_timeout_ms", ("CODEX_BRIDGE_SHUTDOWN_TIMEOUT_MS",), "10000", _MILLISECONDS,
             "Time that interrupted turns get to end when the bridge stops.", _whole_number(1, _DAY_MS)),
-    Setting("codex_environment", ("CODEX_BRIDGE_PASS_ENVIRONMENT",), "", "names of variables that hold no secret of the bridge, by comma",
+    Setting("codex_environment", ("CODEX_BRIDGE_PASS_ENVIRONMENT",), "", "names of variables that are not for the bridge alone, by comma",
             "Variables that Codex and its commands may see besides PATH, HOME, LANG and their like.",
             _variable_names),
     Setting("temporary_directory", ("TMPDIR",), "/tmp", "an existing directory that can be written",
             "Where the bridge makes its scratch directory for Codex's temporary files.", _directory),
+    Setting("state_dir", ("CODEX_BRIDGE_STATE_DIR",), None, "a path",
+            "Directory of the bridge's database, one for each bridge. Default: $STATE_DIRECTORY (systemd), else "
+            "codex-bridge in $XDG_STATE_HOME, else ~/.local/state/codex-bridge.", _path),
+    Setting("keep_sessions", ("CODEX_BRIDGE_KEEP_SESSIONS",), "10000", "a whole number from 1 to 1000000",
+            "Sessions that are kept; the idle ones beyond that were used longest ago are deleted.",
+            _whole_number(1, 1_000_000)),
+    Setting("keep_days", ("CODEX_BRIDGE_KEEP_DAYS",), "90", _DAYS,
+            "Days after which a session that nobody used is deleted.", _whole_number(1, 36500)),
+    Setting("keep_events", ("CODEX_BRIDGE_KEEP_EVENTS",), "10000", "a whole number from 1 to 10000000",
+            "Stream events that are kept of one session, for clients that come back.",
+            _whole_number(1, 10_000_000)),
+    Setting("keep_event_days", ("CODEX_BRIDGE_KEEP_EVENT_DAYS",), "7", _DAYS,
+            "Days for which they are kept; a session's messages and items stay as long as the session.",
+            _whole_number(1, 36500)),
     Setting("log_level", ("CODEX_BRIDGE_LOG_LEVEL",), "info", ", ".join(LEVELS),
             "The least important lines to log.", _choice(tuple(LEVELS))),
 )  # fmt: skip
@@ -285,7 +335,35 @@ def load(environ: Mapping[str, str] = os.environ, flags: Mapping[str, str] | Non
     values["workspace_roots"] = roots or (root,)
     if values["codex_bin"] is None:
         values["codex_bin"] = find_codex(environ)
+    if values["state_dir"] is None:
+        values["state_dir"] = _default_state_dir(environ)
     return Config(**values)
+
+
+def load_manager(environ: Mapping[str, str] = os.environ) -> Manager:
+    """Read the variables of a service manager. Those that name another process are not meant for this one."""
+    address = environ.get("NOTIFY_SOCKET") or None
+    if address is not None and (address[0] not in "/@" or len(address) == 1):
+        raise ConfigError(
+            f"NOTIFY_SOCKET={printable(address)}: expected an absolute path, or an @ and a name."
+        )
+    us = str(os.getpid())
+    watchdog_us = listeners = 0
+    if (environ.get("WATCHDOG_PID") or us) == us:
+        watchdog_us = _managers_number(environ, "WATCHDOG_USEC", 1000 * _DAY_MS, "microseconds")
+    if environ.get("LISTEN_PID") == us:
+        listeners = _managers_number(environ, "LISTEN_FDS", MAX_GIVEN_SOCKETS, "sockets")
+    return Manager(address, watchdog_us / 1_000_000 or None, listeners)
+
+
+def _managers_number(environ: Mapping[str, str], name: str, most: int, of_what: str) -> int:
+    text = environ.get(name) or "0"
+    try:
+        return int(_whole_number(0, most)(text))
+    except ValueError:
+        raise ConfigError(
+            f"{name}={printable(text)}: expected a number of {of_what} from 0 to {most}."
+        ) from None
 
 
 def _read(setting: Setting, environ: Mapping[str, str], flag_value: str | None) -> Any:
@@ -310,22 +388,34 @@ def _read_token(environ: Mapping[str, str], token: str | None) -> str | None:
         credentials = environ.get("CREDENTIALS_DIRECTORY")
         name = f"CODEX_BRIDGE_TOKEN_FILE={path}"
         if not path and credentials:
-            path = os.path.join(credentials, _TOKEN_CREDENTIAL)
-            if not os.path.exists(path):
-                return None
-            name = path
+            name = path = os.path.join(credentials, _TOKEN_CREDENTIAL)
         if not path:
             return None
         try:
             with open(path, encoding="utf-8") as file:
                 token = file.read().strip()
         except (OSError, UnicodeError) as problem:
+            if name == path and isinstance(problem, FileNotFoundError):
+                return (
+                    None  # there are credentials, but not this one; one that cannot be read is no such case
+                )
             reason = getattr(problem, "strerror", None) or "it is not text"
             raise ConfigError(f"{name}: expected a file with the token, but {reason}.") from None
     try:
         return _credential(token)
     except ValueError:
         raise ConfigError(f"{name}: expected printable ASCII characters without spaces.") from None
+
+
+def _default_state_dir(environ: Mapping[str, str]) -> str:
+    # systemd may name several directories; relative XDG paths do not count, says their specification.
+    given = (environ.get("STATE_DIRECTORY") or "").partition(":")[0]
+    if given:
+        return _path(given)
+    home = environ.get("XDG_STATE_HOME") or ""
+    if not os.path.isabs(home):
+        home = os.path.join(environ.get("HOME") or os.path.expanduser("~"), ".local", "state")
+    return _path(os.path.join(home, "codex-bridge"))
 
 
 def find_codex(environ: Mapping[str, str]) -> str | None:
@@ -388,6 +478,9 @@ too, and it wins. A value that cannot be used stops the start with one line that
 `CODEX_APP_SERVER_LOGIN_ISSUER` (where Codex signs in, for tests). The proxy variables (`HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`, `NO_PROXY`, in
 upper or lower case) are passed on to Codex itself, with loopback in `NO_PROXY`; the commands that it runs find them empty. `ALL_PROXY` is Codex's alone: the
 bridge does not go by it.
+
+A service manager such as systemd says in `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID` where it wants to hear how the bridge is, and in `LISTEN_FDS` and
+`LISTEN_PID` which sockets it has opened, which are served in place of the address above. These are for the bridge alone, as is `CREDENTIALS_DIRECTORY`: Codex never sees them.
 
 TLS is verified with the system's certificates; `SSL_CERT_FILE` and `SSL_CERT_DIR` name others.
 

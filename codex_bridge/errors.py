@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .limits import MAX_FIELD_CHARACTERS
+from .limits import MAX_FIELD_CHARACTERS, STORE_RETRY_AFTER_S
 
 
 class BridgeError(Exception):
@@ -119,6 +119,15 @@ class Unavailable(BridgeError):
 
     status = 503
     code = "unavailable"
+
+
+class StoreFailed(Unavailable):
+    """The database could not be written or read. The bridge goes on, and tries again by itself."""
+
+    code = "store_unavailable"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, headers=(("Retry-After", str(STORE_RETRY_AFTER_S)),))
 
 
 class UpstreamFailed(BridgeError):

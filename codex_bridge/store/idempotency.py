@@ -1,0 +1,43 @@
+"""The answers to requests that came with an Idempotency-Key: who comes again gets the same one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..adapters.database import Connection, Query, Write
+
+_COLUMNS = "scope, key, digest, status, body, created_at"
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyRow:
+    """An answer. `scope` says of what the key is one, `digest` is that of the request's body."""
+
+    scope: str
+    key: str
+    digest: bytes
+    status: int
+    body: bytes
+    created_at: int
+
+
+def insert(row: IdempotencyRow) -> Write:
+    """Store an answer. A key that is there already fails the transaction."""
+    values = (row.scope, row.key, row.digest, row.status, row.body, row.created_at)
+
+    def write(connection: Connection) -> None:
+        connection.execute(f"INSERT INTO idempotency ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)", values)
+
+    return write
+
+
+def select(scope: str, key: str) -> Query[IdempotencyRow | None]:
+    """Find the answer that was given to a key."""
+
+    def query(connection: Connection) -> IdempotencyRow | None:
+        found = connection.execute(
+            f"SELECT {_COLUMNS} FROM idempotency WHERE scope = ? AND key = ?", (scope, key)
+        ).fetchone()
+        return None if found is None else IdempotencyRow(*found)
+
+    return query

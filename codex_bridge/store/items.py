@@ -1,0 +1,55 @@
+"""The completed items of Codex: what a turn did, in its own words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..adapters.database import Connection, Query, Write
+from .columns import decode, encode
+from .sessions import WHERE_SESSION
+
+
+@dataclass(frozen=True, slots=True)
+class ItemRow:
+    """A completed item. `position` grows with time and serves as a cursor."""
+
+    position: int
+    turn_id: str
+    created_at: int
+    item: dict[str, Any]
+
+
+def insert(session_key: int, turn_id: str, item: dict[str, Any], created_at: int) -> Write:
+    """Store an item; one of the same id takes the place of what the turn had under it."""
+    values = (session_key, turn_id, str(item.get("id", "")), created_at, encode(item), session_key)
+
+    def write(connection: Connection) -> None:
+        connection.execute(
+            "INSERT INTO items (session_key, turn_id, item_id, created_at, item)"
+            f" SELECT ?, ?, ?, ?, ? {WHERE_SESSION}"
+            " ON CONFLICT (session_key, turn_id, item_id) DO UPDATE SET item = excluded.item",
+            values,
+        )
+
+    return write
+
+
+def select_page(
+    session_key: int, limit: int, after: int | None = None, turn_id: str | None = None
+) -> Query[list[ItemRow]]:
+    """Find up to `limit` items of a session, or of one turn of it, behind the position `after`, oldest first."""
+    where = "session_key = ? AND position > ?"
+    values: list[int | str] = [session_key, after or 0]
+    if turn_id is not None:
+        where += " AND turn_id = ?"
+        values.append(turn_id)
+    sql = f"SELECT position, turn_id, created_at, item FROM items WHERE {where} ORDER BY position LIMIT ?"
+
+    def query(connection: Connection) -> list[ItemRow]:
+        return [
+            ItemRow(position, turn, created_at, decode(item))
+            for position, turn, created_at, item in connection.execute(sql, (*values, limit))
+        ]
+
+    return query

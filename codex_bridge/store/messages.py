@@ -1,0 +1,75 @@
+"""The messages of the sessions, by their position in the conversation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..adapters.database import Connection, Query, Write
+from ..model import Message, Role
+from .columns import decode, encode
+from .sessions import WHERE_SESSION
+
+_COLUMNS = "id, role, text, turn_id, created_at, attachments, incomplete"
+
+
+def insert(session_key: int, position: int, message: Message) -> Write:
+    """Store a message; `position` grows with each message of a session."""
+    # Half a surrogate pair has no place in a database; it is told as elsewhere.
+    text = message.text.encode(errors="replace").decode()
+    values = (
+        message.id, message.role.value, text, message.turn_id, message.created_at, encode(message.attachments or None), message.incomplete,
+        session_key, position, session_key,
+    )  # fmt: skip
+
+    def write(connection: Connection) -> None:
+        connection.execute(
+            f"INSERT INTO messages ({_COLUMNS}, session_key, position) SELECT ?, ?, ?, ?, ?, ?, ?, ?, ? {WHERE_SESSION}",
+            values,
+        )
+
+    return write
+
+
+def select(session_key: int) -> Query[list[Message]]:
+    """Find all messages of a session, the first one first."""
+
+    def query(connection: Connection) -> list[Message]:
+        found = connection.execute(
+            f"SELECT {_COLUMNS} FROM messages WHERE session_key = ? ORDER BY position", (session_key,)
+        )
+        return [_message(row) for row in found]
+
+    return query
+
+
+def select_newest(session_key: int, limit: int) -> Query[list[Message]]:
+    """Find the newest messages of a session, up to `limit`, the oldest of them first."""
+
+    def query(connection: Connection) -> list[Message]:
+        found = connection.execute(
+            f"SELECT {_COLUMNS} FROM messages WHERE session_key = ? ORDER BY position DESC LIMIT ?",
+            (session_key, limit),
+        )
+        return [_message(row) for row in found][::-1]
+
+    return query
+
+
+def next_position(session_key: int) -> Query[int]:
+    """Find the position of the message that a session gets next."""
+
+    def query(connection: Connection) -> int:
+        found: int = connection.execute(
+            "SELECT coalesce(max(position) + 1, 0) FROM messages WHERE session_key = ?", (session_key,)
+        ).fetchone()[0]
+        return found
+
+    return query
+
+
+def _message(row: Any) -> Message:
+    message_id, role, text, turn_id, created_at, attachments, incomplete = row
+    return Message(
+        message_id, Role(role), text, turn_id, created_at,
+        tuple(decode(attachments) or ()), bool(incomplete),
+    )  # fmt: skip
