@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import os
 import signal
-from collections.abc import Awaitable, Callable
+import socket
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
-from . import __version__, log
 from . import config as settings
+from . import log
+from .adapters.database import Database
 from .adapters.http_client import HttpClient
 from .adapters.http_server import HttpServer, is_loopback
 from .api import replies
@@ -25,7 +26,7 @@ from .api.sessions import SessionRoutes
 from .api.status import StatusRoutes
 from .api.stream import StreamRoutes
 from .config import Config
-from .errors import ConfigError, StartFailed
+from .errors import ConfigError, StartFailed, StoreFailed
 from .limits import CLOSE_GRACE_S, DOCTOR_WAIT_S, SHORT_TOKEN_CHARACTERS
 from .runtime import Runtime, Sandbox
 from .runtimes.accounts import AppServerAccounts
@@ -34,41 +35,69 @@ from .services.backend import ProviderSettings
 from .services.device_auth import DeviceAuth
 from .services.executor import TurnExecutor
 from .services.gateway import Gateway
+from .services.idempotency import IdempotencyKeys
 from .services.preflight import Check, Preflight
+from .services.recorder import Recorder
+from .services.recovery import mark_clean, recover
+from .services.retention import Keep, Retention
 from .services.runtime_config import RuntimeConfig
 from .services.sandbox import SandboxCheck
 from .services.sessions import SessionService
+from .services.transcript import Transcript
+from .services.turn_player import TurnPlayer
 from .services.turns import TurnService
+from .store.schema import MIGRATIONS
 from .workspace.paths import WorkspaceRoots
-from .workspace.scratch import create_scratch, remove_scratch, remove_stale_scratches
+from .workspace.scratch import (
+    clear_after_bridge,
+    clear_after_bridges,
+    create_scratch,
+    end_processes,
+    remove_scratch,
+)
+from .workspace.state_dir import StateDirectory
 
 Result = TypeVar("Result")
 
+# In the state directory.
+_DATABASE = "bridge.db"
+
 
 class Bridge:
-    """A whole bridge. `start` it once, `stop` it once."""
+    """A whole bridge. `start` it once, `stop` it once, and `drain` it before where what runs may end.
 
-    def __init__(self, config: Config) -> None:
+    `sockets` are listening ones that it serves in place of the configured address.
+    """
+
+    def __init__(self, config: Config, sockets: Sequence[socket.socket] = ()) -> None:
         self._config = config
-        check_bind(config)
+        self._sockets = sockets
+        check_bind(config, sockets)
         log.hide(config.token)
         roots = WorkspaceRoots(config.workspace_root, config.workspace_roots)
         runtime_config = RuntimeConfig(_provider_settings(config), roots)
         self._doubts = _doubts(config, runtime_config.backend.auth_mode)
+        if sockets and config.socket is not None:
+            self._doubts.append(
+                "CODEX_BRIDGE_SOCKET is not used: the service manager has opened the sockets."
+            )
         self._environ = settings.child_environment(config)
+        self._state: StateDirectory | None = None
         self._scratch: str | None = None
         self._is_listening = False
+        self._is_open = False
         self._client = _make_client(config)
         self._gateway = Gateway(self._client)
         self._gateway_server = HttpServer(self._gateway.handle, replies.failure)
         # With exec it is there for Codex's account alone, and started only when that is asked for.
-        self._app_server = AppServerRuntime(config.codex_bin, self._environ)
+        grace_s = config.interrupt_grace_ms / 1000
+        self._app_server = AppServerRuntime(config.codex_bin, self._environ, grace_s)
         self._runtime: Runtime = self._app_server
         sandbox: Sandbox = self._app_server
         if config.runtime_kind == "exec":
             from .runtimes.exec import ExecRuntime  # late: few starts need it
 
-            self._runtime = ExecRuntime(config.codex_bin, self._environ)
+            self._runtime = ExecRuntime(config.codex_bin, self._environ, grace_s)
             sandbox = BriefSandbox(config.codex_bin, self._environ)
         self._sandbox = SandboxCheck(sandbox, config.sandbox_mode)
         self._device_auth = DeviceAuth(
@@ -85,22 +114,41 @@ class Bridge:
             lambda: runtime_config.backend,
         )
         self._executor = TurnExecutor(config.max_concurrent_turns, config.max_queued_turns)
-        sessions = SessionService()
-        self._turns = TurnService(
-            sessions,
-            self._executor,
+        self._database = Database(os.path.join(config.state_dir, _DATABASE), MIGRATIONS)
+        self._recorder = Recorder(self._database)
+        self._sessions = SessionService(self._database, self._recorder)
+        self._transcript = Transcript(self._recorder)
+        self._turns = self._make_turns(runtime_config)
+        keep = Keep(config.keep_sessions, config.keep_days, config.keep_events, config.keep_event_days)
+        self._retention = Retention(
+            self._database, keep, self._turns.delete_unused_session, self._sessions.is_in_use
+        )
+        self._sessions.on_delete = self._retention.wake
+        router = self._make_router(roots, runtime_config)
+        self._server = HttpServer(router.handle, replies.failure)
+
+    def _make_turns(self, runtime_config: RuntimeConfig) -> TurnService:
+        player = TurnPlayer(
             self._runtime,
             self._gateway,
             self._sandbox,
             self._device_auth,
-            config.turn_timeout_ms / 1000,
+            self._transcript,
+            self._config.turn_timeout_ms / 1000,
         )
-        router = self._make_router(sessions, roots, runtime_config)
-        self._server = HttpServer(router.handle, replies.failure)
+        return TurnService(
+            self._sessions,
+            self._executor,
+            self._runtime,
+            self._gateway,
+            player,
+            self._transcript,
+            self._recorder,
+            runtime_config.backend_of_session,
+            self._config.sandbox_mode,
+        )
 
-    def _make_router(
-        self, sessions: SessionService, roots: WorkspaceRoots, runtime_config: RuntimeConfig
-    ) -> Router:
+    def _make_router(self, roots: WorkspaceRoots, runtime_config: RuntimeConfig) -> Router:
         """Return all routes, guarded."""
         config = self._config
         access = Access(config.host, config.allowed_hosts, config.allowed_origins, config.token)
@@ -111,13 +159,15 @@ class Bridge:
             self._preflight,
             runtime_config,
             self._device_auth,
+            self._database,
             _shown(config),
         )
         configuration = RuntimeConfigRoutes(runtime_config)
         auth = AuthRoutes(self._device_auth)
-        chats = SessionRoutes(sessions, self._turns, roots, runtime_config)
-        messages = MessageRoutes(sessions, self._turns, self._executor, runtime_config, config.sandbox_mode)
-        streams = StreamRoutes(sessions)
+        keys = IdempotencyKeys(self._database)
+        chats = SessionRoutes(self._sessions, self._turns, roots, runtime_config, keys)
+        messages = MessageRoutes(self._sessions, self._turns, self._executor, keys)
+        self._streams = StreamRoutes(self._sessions)
         proxy = ProxyRoutes(self._client, runtime_config)
         routes = [
             Route("GET", "/health", status.health, is_open=True),
@@ -127,49 +177,83 @@ class Bridge:
             Route("GET", "/auth/device", auth.device),
             Route("GET", "/auth/status", auth.status),
             Route("POST", "/auth/logout", auth.logout),
-            Route("POST", "/chat/sessions", chats.create),
+            Route("POST", "/chat/sessions", chats.create, starts_work=True),
             Route("GET", "/chat/sessions", chats.list),
             Route("DELETE", "/chat/sessions", chats.clear),
             Route("GET", "/chat/sessions/:id", chats.read),
             Route("DELETE", "/chat/sessions/:id", chats.delete),
-            Route("GET", "/chat/sessions/:id/stream", streams.stream),
-            Route("POST", "/chat/sessions/:id/messages", messages.send),
+            Route("GET", "/chat/sessions/:id/items", chats.items),
+            Route("GET", "/chat/sessions/:id/stream", self._streams.stream),
+            Route("POST", "/chat/sessions/:id/messages", messages.send, starts_work=True),
             Route("POST", "/chat/sessions/:id/interrupt", messages.interrupt),
-            Route("*", "/v1/*", proxy.forward, takes_any_body=True),
+            Route("*", "/v1/*", proxy.forward, takes_any_body=True, starts_work=True),
         ]
-        return Router(routes, access)
+        return Router(routes, access, self._executor.check_open)
 
-    async def start(self) -> str:
-        """Listen; return the base URL, or where the socket is. Raise `StartFailed` when the address is taken."""
+    async def start(self) -> list[str]:
+        """Listen; return the base URLs, or where the sockets are. Raise `StartFailed` when an address is taken."""
         config = self._config
-        where = config.socket or f"{config.host}:{config.port}"
-        self._open_scratch()
+        self._open_state()
         host, port = await self._gateway_server.listen_tcp("127.0.0.1", 0)
         self._gateway.base_url = f"http://{host}:{port}"
+        await self._open_store()
+        addresses = await self._listen()
+        self._is_listening = True
+        for doubt in self._doubts:
+            log.warning("%s", doubt)
+        self._preflight.start()
+        self._retention.start()
+        asyncio.get_running_loop().run_in_executor(None, clear_after_bridges, config.temporary_directory)
+        return addresses
+
+    async def _listen(self) -> list[str]:
+        config = self._config
+        if self._sockets:
+            for listener in self._sockets:
+                await self._server.listen_on(listener)
+            return [_address(listener.getsockname()) for listener in self._sockets]
+        where = config.socket or f"{config.host}:{config.port}"
         try:
             if config.socket is not None:
                 await self._server.listen_unix(config.socket)
-                address = f"unix:{config.socket}"
-            else:
-                host, port = await self._server.listen_tcp(config.host, config.port)
-                address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+                return [_address(config.socket)]
+            return [_address(await self._server.listen_tcp(config.host, config.port))]
         except OSError as problem:
             reason = os.strerror(problem.errno) if problem.errno else str(problem)
             raise StartFailed(
                 f"Cannot listen on {where}: {reason}. --host and --port, or CODEX_BRIDGE_HOST, CODEX_BRIDGE_PORT and "
                 "CODEX_BRIDGE_SOCKET, choose the address."
             ) from None
-        self._is_listening = True
-        for doubt in self._doubts:
-            log.warning("%s", doubt)
-        self._preflight.start()
-        asyncio.get_running_loop().run_in_executor(None, remove_stale_scratches, config.temporary_directory)
-        return address
+
+    async def _open_store(self) -> None:
+        """Open the store, and settle what the bridge before has left in it."""
+        await self._database.open()
+        self._is_open = True
+        await self._sessions.open()
+        await recover(self._database, self._sessions, self._turns, self._transcript)
+
+    async def _close_store(self) -> None:
+        if not self._is_open:
+            return
+        await self._retention.stop()
+        await self._recorder.close()
+        with contextlib.suppress(StoreFailed):  # then the next start takes it for killed
+            await mark_clean(self._database)
+        await self._database.close()
 
     async def examine(self) -> list[Check]:
         """Look at everything that a turn needs, without listening; `stop` is still to be called."""
         self._open_scratch()
         return await self._preflight.examine(DOCTOR_WAIT_S)
+
+    def _open_state(self) -> None:
+        """Take the state directory, and clear away what a killed bridge has left, before any Codex is started."""
+        self._state = StateDirectory.open(self._config.state_dir)
+        if self._state.scratch_before is not None:
+            clear_after_bridge(self._state.scratch_before)
+        self._open_scratch()
+        assert self._scratch is not None
+        self._state.remember_scratch(self._scratch)
 
     def _open_scratch(self) -> None:
         parent = self._config.temporary_directory
@@ -183,13 +267,35 @@ class Bridge:
         self._sandbox.open(self._scratch)
         self._preflight.open(self._scratch)
 
+    @property
+    def is_well(self) -> bool:
+        """Whether the bridge does its work as far as it can tell; what is wrong else, only a new process mends."""
+        return self._server.is_well
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a drain has something to wait for."""
+        return self._executor.load()["active_turns"] > 0 or self._server.answering > 0
+
+    def describe_work(self) -> str:
+        """Say for a person how much is under way."""
+        requests = self._server.answering
+        answering = f"; {requests} request{'s' * (requests > 1)} under way" if requests else ""
+        return self._executor.describe() + answering
+
+    async def drain(self) -> None:
+        """Take no new work, and return when nothing runs any more: no turn, and no request. Streams go on."""
+        await self._turns.drain()
+        await self._server.finish_requests()
+
     async def stop(self) -> None:
         """Refuse new work, interrupt turns, end Codex, close every connection. Also after half a start."""
         if self._is_listening:
             log.info("stopping")
-        grace_s = self._config.shutdown_timeout_ms / 1000
+        await self._turns.stop(self._config.shutdown_timeout_ms / 1000)
         self._server.stop_accepting()
-        await self._turns.stop(grace_s)
+        await self._recorder.settle()  # the streams hear of the turns' ends when they are stored
+        self._streams.stop()
         await asyncio.gather(
             self._preflight.stop(),
             self._sandbox.stop(),
@@ -198,12 +304,16 @@ class Bridge:
             self._server.stop(CLOSE_GRACE_S),
             self._gateway_server.stop(CLOSE_GRACE_S),
         )
+        await self._close_store()
         self._client.close()
-        if self._config.socket is not None and self._is_listening:
+        if self._config.socket is not None and self._is_listening and not self._sockets:
             with contextlib.suppress(OSError):
                 os.unlink(self._config.socket)
         if self._scratch is not None:
+            await asyncio.to_thread(end_processes, self._scratch)
             remove_scratch(self._scratch)
+        if self._state is not None:
+            self._state.close()
         if self._is_listening:
             log.info("stopped")
 
@@ -221,13 +331,32 @@ def _make_client(config: Config) -> HttpClient:
     )
 
 
-def check_bind(config: Config) -> None:
+def check_bind(config: Config, sockets: Sequence[socket.socket] = ()) -> None:
     """Refuse to listen where others can reach without a token."""
-    if config.socket is None and config.token is None and not is_loopback(config.host):
-        raise ConfigError(
-            f"CODEX_BRIDGE_HOST={config.host}: without CODEX_BRIDGE_TOKEN only loopback addresses are served, "
-            "or anyone who can reach this address could run Codex here."
-        )
+    if config.token is not None:
+        return
+    hosts = {}
+    if sockets:
+        for listener in sockets:
+            if listener.family is not socket.AF_UNIX:
+                hosts[listener.getsockname()[0]] = f"LISTEN_FDS: {_address(listener.getsockname())}"
+    elif config.socket is None:
+        hosts[config.host] = f"CODEX_BRIDGE_HOST={config.host}"
+    for host, name in hosts.items():
+        if not is_loopback(host):
+            raise ConfigError(
+                f"{name}: without CODEX_BRIDGE_TOKEN only loopback addresses are served, "
+                "or anyone who can reach this address could run Codex here."
+            )
+
+
+def _address(name: str | bytes | tuple[Any, ...]) -> str:
+    """Return what a log shows of a socket's name: a URL, or where a unix socket is."""
+    if isinstance(name, tuple):
+        host, port = name[:2]
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    path = os.fsdecode(name)
+    return f"unix:@{path[1:]}" if path.startswith("\0") else f"unix:{path}"
 
 
 def _provider_settings(config: Config) -> ProviderSettings:
@@ -269,28 +398,6 @@ def _shown(config: Config) -> dict[str, Any]:
     }
 
 
-async def serve(config: Config, during: Callable[[str], Awaitable[bool]] | None = None) -> bool:
-    """Run a bridge until SIGINT or SIGTERM.
-
-    `during(address)` runs beside it; when it returns False the bridge stops as well, and so does this with
-    False.
-    """
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stopping.set)
-    bridge = Bridge(config)
-    try:
-        address = await bridge.start()
-        log.info("codex-bridge %s listening on %s", __version__, address)
-        # What the start made lives as long as the process: the collector need not look at it again.
-        gc.freeze()
-        gc.enable()
-        return await _wait(stopping, during(address) if during is not None else None)
-    finally:
-        await bridge.stop()
-
-
 async def examine(config: Config) -> list[Check] | None:
     """Return what a bridge with this configuration finds right and wrong; None when SIGTERM came first."""
     bridge = Bridge(config)
@@ -304,23 +411,8 @@ async def examine(config: Config) -> list[Check] | None:
         await bridge.stop()
 
 
-async def _wait(stopping: asyncio.Event, beside: Awaitable[bool] | None) -> bool:
-    """Return True once `stopping` is set, False when `beside` says so before."""
-    waited: set[asyncio.Task[bool]] = {asyncio.create_task(stopping.wait(), name="signals")}
-    if beside is not None:
-        waited.add(asyncio.create_task(_as_task(beside), name="beside the bridge"))
-    goes_on = True
-    try:
-        while goes_on and not stopping.is_set():
-            done, waited = await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-            goes_on = all(task.result() for task in done)
-    finally:
-        for task in waited:
-            task.cancel()
-    return goes_on
-
-
-async def _as_task(awaitable: Awaitable[Result]) -> Result:
+async def as_task(awaitable: Awaitable[Result]) -> Result:
+    """Make a coroutine of anything that can be awaited."""
     return await awaitable
 
 
@@ -332,4 +424,4 @@ def run(main: Callable[[], Awaitable[Result]]) -> Result:
 
         factory = uvloop.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
-        return runner.run(_as_task(main()))
+        return runner.run(as_task(main()))

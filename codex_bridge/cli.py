@@ -63,14 +63,15 @@ def _open_standard_files() -> None:
 
 
 def _serve(flags: dict[str, str]) -> int:
-    # Nothing that a start makes is garbage, and looking for it takes a tenth of the start. `app.serve` turns
-    # the collector on again.
+    # Nothing that a start makes is garbage, and looking for it takes a tenth of the start. `daemon.serve`
+    # turns the collector on again.
     gc.disable()
-    from . import app, config, log
+    from . import app, config, daemon, log
 
     loaded = config.load(flags=flags)
+    manager = config.load_manager()
     log.set_level(loaded.log_level)
-    return 0 if app.run(lambda: app.serve(loaded)) else 1
+    return 0 if app.run(lambda: daemon.serve(loaded, manager)) else 1
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -128,7 +129,9 @@ def _parser() -> argparse.ArgumentParser:
     serve = commands.add_parser(
         "serve",
         help="run the bridge until SIGTERM or Ctrl-C (the default)",
-        description="Run the bridge until SIGTERM or Ctrl-C. Each setting below is an environment variable; a flag wins over it.",
+        description="Run the bridge until SIGTERM or Ctrl-C: then it takes no new work and lets running turns end for "
+        "CODEX_BRIDGE_DRAIN_TIMEOUT_MS; a second signal stops them at once. Each setting below is an environment variable; a "
+        "flag wins over it.",
         epilog=_settings_text(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

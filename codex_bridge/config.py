@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigError
+from .limits import MAX_GIVEN_SOCKETS
 from .log import LEVELS, printable
 from .providers import PROVIDERS, AuthMode
 
@@ -32,8 +33,12 @@ _PASSED_ON = frozenset({
     "PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TERM", "CODEX_HOME",
     "SSL_CERT_FILE", "SSL_CERT_DIR", "XDG_RUNTIME_DIR", "CODEX_APP_SERVER_LOGIN_ISSUER",
 })  # fmt: skip
-# Never passed on, whoever asks for it.
-_SECRET_VARIABLES = frozenset({"CODEX_BRIDGE_TOKEN", "CODEX_PROVIDER_API_KEY", "OPENAI_API_KEY"})
+# Never passed on, whoever asks for it: secrets, and what a service manager says to the bridge alone. A command that
+# could speak to the manager's socket could pass for the bridge.
+_OWN_VARIABLES = frozenset({
+    "CODEX_BRIDGE_TOKEN", "CODEX_PROVIDER_API_KEY", "OPENAI_API_KEY", "CREDENTIALS_DIRECTORY", "NOTIFY_SOCKET",
+    "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES",
+})  # fmt: skip
 # How directories of the Node.js world call the machines.
 _NODE_MACHINES = {"x86_64": "x64", "aarch64": "arm64"}
 # Codex itself calls out through these. They may hold a password: `protocol.codex` keeps them from its commands.
@@ -75,6 +80,8 @@ class Config:
     http_proxy: Proxy | None
     no_proxy: tuple[str, ...]
     device_login_timeout_ms: int
+    drain_timeout_ms: int
+    interrupt_grace_ms: int
     shutdown_timeout_ms: int
     codex_environment: tuple[str, ...]
     temporary_directory: str
@@ -84,6 +91,19 @@ class Config:
     keep_events: int
     keep_event_days: int
     log_level: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manager:
+    """What a service manager such as systemd has told this process: sd_notify(3), sd_listen_fds(3).
+
+    `notify_address` is where it wants to hear; `watchdog_s` how often at least, None when it does not watch;
+    `sockets` how many listening sockets it hands over.
+    """
+
+    notify_address: str | None = None
+    watchdog_s: float | None = None
+    sockets: int = 0
 
 
 Parse = Callable[[str], Any]
@@ -145,7 +165,7 @@ def _credential(text: str) -> str:
 
 def _variable_names(text: str) -> tuple[str, ...]:
     names = _name_set(text)
-    if names & _SECRET_VARIABLES:
+    if names & _OWN_VARIABLES:
         raise ValueError
     return tuple(sorted(names))
 
@@ -269,9 +289,15 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("device_login_timeout_ms", ("CODEX_DEVICE_LOGIN_TIMEOUT_MS",), "900000", _MILLISECONDS,
             "Time to enter the code of a sign-in with ChatGPT. Codex itself waits 15 minutes at most.",
             _whole_number(1, _DAY_MS)),
+    Setting("drain_timeout_ms", ("CODEX_BRIDGE_DRAIN_TIMEOUT_MS",), "30000", "a number of milliseconds from 0 to 86400000",
+            "Time that running turns get to end by themselves when the bridge is told to stop; then they are interrupted.",
+            _whole_number(0, _DAY_MS)),
+    Setting("interrupt_grace_ms", ("CODEX_BRIDGE_INTERRUPT_GRACE_MS",), "10000", _MILLISECONDS,
+            "Time that an interrupted turn gets to end; then its Codex is killed, with what else runs on it.",
+            _whole_number(1, _DAY_MS)),
     Setting("shutdown_timeout_ms", ("CODEX_BRIDGE_SHUTDOWN_TIMEOUT_MS",), "10000", _MILLISECONDS,
             "Time that interrupted turns get to end when the bridge stops.", _whole_number(1, _DAY_MS)),
-    Setting("codex_environment", ("CODEX_BRIDGE_PASS_ENVIRONMENT",), "", "names of variables that hold no secret of the bridge, by comma",
+    Setting("codex_environment", ("CODEX_BRIDGE_PASS_ENVIRONMENT",), "", "names of variables that are not for the bridge alone, by comma",
             "Variables that Codex and its commands may see besides PATH, HOME, LANG and their like.",
             _variable_names),
     Setting("temporary_directory", ("TMPDIR",), "/tmp", "an existing directory that can be written",
@@ -314,6 +340,32 @@ def load(environ: Mapping[str, str] = os.environ, flags: Mapping[str, str] | Non
     return Config(**values)
 
 
+def load_manager(environ: Mapping[str, str] = os.environ) -> Manager:
+    """Read the variables of a service manager. Those that name another process are not meant for this one."""
+    address = environ.get("NOTIFY_SOCKET") or None
+    if address is not None and (address[0] not in "/@" or len(address) == 1):
+        raise ConfigError(
+            f"NOTIFY_SOCKET={printable(address)}: expected an absolute path, or an @ and a name."
+        )
+    us = str(os.getpid())
+    watchdog_us = listeners = 0
+    if (environ.get("WATCHDOG_PID") or us) == us:
+        watchdog_us = _managers_number(environ, "WATCHDOG_USEC", 1000 * _DAY_MS, "microseconds")
+    if environ.get("LISTEN_PID") == us:
+        listeners = _managers_number(environ, "LISTEN_FDS", MAX_GIVEN_SOCKETS, "sockets")
+    return Manager(address, watchdog_us / 1_000_000 or None, listeners)
+
+
+def _managers_number(environ: Mapping[str, str], name: str, most: int, of_what: str) -> int:
+    text = environ.get(name) or "0"
+    try:
+        return int(_whole_number(0, most)(text))
+    except ValueError:
+        raise ConfigError(
+            f"{name}={printable(text)}: expected a number of {of_what} from 0 to {most}."
+        ) from None
+
+
 def _read(setting: Setting, environ: Mapping[str, str], flag_value: str | None) -> Any:
     """Return the parsed value of one setting. An empty variable counts as not set, as systemd makes them."""
     name, text = setting.flag or "", flag_value
@@ -336,16 +388,17 @@ def _read_token(environ: Mapping[str, str], token: str | None) -> str | None:
         credentials = environ.get("CREDENTIALS_DIRECTORY")
         name = f"CODEX_BRIDGE_TOKEN_FILE={path}"
         if not path and credentials:
-            path = os.path.join(credentials, _TOKEN_CREDENTIAL)
-            if not os.path.exists(path):
-                return None
-            name = path
+            name = path = os.path.join(credentials, _TOKEN_CREDENTIAL)
         if not path:
             return None
         try:
             with open(path, encoding="utf-8") as file:
                 token = file.read().strip()
         except (OSError, UnicodeError) as problem:
+            if name == path and isinstance(problem, FileNotFoundError):
+                return (
+                    None  # there are credentials, but not this one; one that cannot be read is no such case
+                )
             reason = getattr(problem, "strerror", None) or "it is not text"
             raise ConfigError(f"{name}: expected a file with the token, but {reason}.") from None
     try:
@@ -425,6 +478,9 @@ too, and it wins. A value that cannot be used stops the start with one line that
 `CODEX_APP_SERVER_LOGIN_ISSUER` (where Codex signs in, for tests). The proxy variables (`HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`, `NO_PROXY`, in
 upper or lower case) are passed on to Codex itself, with loopback in `NO_PROXY`; the commands that it runs find them empty. `ALL_PROXY` is Codex's alone: the
 bridge does not go by it.
+
+A service manager such as systemd says in `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID` where it wants to hear how the bridge is, and in `LISTEN_FDS` and
+`LISTEN_PID` which sockets it has opened, which are served in place of the address above. These are for the bridge alone, as is `CREDENTIALS_DIRECTORY`: Codex never sees them.
 
 TLS is verified with the system's certificates; `SSL_CERT_FILE` and `SSL_CERT_DIR` name others.
 

@@ -19,6 +19,8 @@ MAX_REMEMBERED_HEAD_BYTES = 2 * KIB
 REMEMBERED_HEADS = 256
 # Each connection costs about 6 KB and a file descriptor.
 MAX_CONNECTIONS = 4096
+# Connections that the kernel holds until they are taken: clients that come all at once.
+BACKLOG = 512
 # Descriptors that are not for clients: files, pipes, upstreams, Codex.
 RESERVED_DESCRIPTORS = 256
 # Seconds to send a whole request head, from its first byte.
@@ -39,6 +41,8 @@ CLOSE_GRACE_S = 2.0
 LINGER_TIMEOUT_S = 2.0
 # How often one sweep looks at all deadlines and heartbeats.
 SWEEP_INTERVAL_S = 1.0
+# A server whose last sweep is this long ago is broken, or the whole process stood still.
+SWEEP_OVERDUE_S = 10.0
 # One read from a socket. Measured: larger buffers do not gain, 256 KiB and more lose.
 READ_BYTES = 64 * KIB
 
@@ -70,14 +74,24 @@ MIN_LOG_EVENTS = 8
 # What is left of that when nothing has happened in a session for LOG_REST_S.
 MAX_IDLE_LOG_BYTES = 16 * KIB
 LOG_REST_S = 60.0
+# Events are written to the store this long after the first of them, together...
+STORE_INTERVAL_S = 0.25
+# ...or at once when there are so many bytes of them.
+MAX_UNSTORED_BYTES = MIB
+# A larger event is not stored: who missed it begins anew with the session, which holds what it told.
+MAX_STORED_EVENT_BYTES = MIB
+# What is told only once it is stored waits no longer than this for a slow disk.
+MAX_HOLD_S = 2.0
 # The newest runtime events shown in a session's JSON.
 MAX_RECENT_EVENTS = 40
+# Events that are looked through for those when a session is read from the store: most are deltas, which do not count.
+MAX_EVENTS_LOOKED_THROUGH = 400
 # Longer texts inside those are cut there (the stream carries them whole).
 MAX_RECENT_EVENT_CHARACTERS = 500
 
 # Sessions --------------------------------------------------------------------------------------
-# Sessions live in memory; past this the oldest idle ones must be deleted first.
-MAX_SESSIONS = 10_000
+# Sessions that are kept in memory when nothing happens in them; all others are read from the store when asked for.
+MAX_LOADED_SESSIONS = 500
 # A message is a prompt, not a file; Codex itself refuses more than about 1 MiB.
 MAX_MESSAGE_CHARACTERS = 1_000_000
 # What a host tells the model beside the message: a page's content fits, a site's does not. It is part of a
@@ -90,8 +104,14 @@ MAX_ATTACHMENTS = 20
 # One page of the session list.
 DEFAULT_PAGE = 50
 MAX_PAGE = 200
+# A key is a random name; hosts use UUIDs, some add what it is for.
+MAX_IDEMPOTENCY_KEY_CHARACTERS = 255
+# Items are numbered through; a larger number is no cursor that was given.
+MAX_ITEM_POSITION = 999_999_999
 # What a busy bridge tells clients to wait.
 BUSY_RETRY_AFTER_S = 2
+# What one that drains tells them: most turns end in that time, and the next bridge is up a second later.
+DRAIN_RETRY_AFTER_S = 5
 
 # Store -----------------------------------------------------------------------------------------
 # What is posted waits so long for more to come: a transaction for each event would cost ten times as much, and
@@ -137,15 +157,23 @@ STDERR_TAIL_BYTES = 4 * KIB
 HANDSHAKE_TIMEOUT_S = 30.0
 # Every other call answers in milliseconds; 40 threads that start at once need seconds.
 CALL_TIMEOUT_S = 60.0
-# `turn/interrupt` takes milliseconds; after this Codex counts as wedged and is replaced.
+# `turn/interrupt` takes milliseconds, and the commands' end as well; after this Codex counts as wedged and is ended.
 INTERRUPT_GRACE_S = 10.0
-# An interrupted turn's commands are ended at once; this is for a machine under load.
+# The commands of a turn that Codex itself has interrupted are ended at once; this is for a machine under load.
 COMMAND_END_S = 5.0
 # Closing standard input ends Codex in 70 ms; then TERM, then KILL, each after this long.
 CHILD_STOP_STEP_S = 2.0
+# What a child has left behind is killed, and gone in milliseconds; what is not then cannot be ended.
+ORPHAN_END_S = 2.0
+# How often it is looked whether they are: they are nobody's children here, so nothing tells of their end.
+ORPHAN_LOOK_S = 0.005
 # Wait before a restart after a quick exit, doubled each time.
 RESTART_BACKOFF_S = 0.5
-MAX_RESTART_BACKOFF_S = 30.0
+# Quick exits in a row after which Codex is given up: the waits before were 0.5, 1, 2, 4 and 8 s, and no turn should
+# wait longer to be told.
+MAX_QUICK_EXITS = 6
+# How long it stays given up, or a new program that did not start is left alone: it may be mended meanwhile.
+GIVE_UP_S = 60.0
 # A child that lived this long was healthy: the back-off starts anew.
 HEALTHY_AFTER_S = 10.0
 # Threads kept open in Codex; beyond it the one used longest ago is closed and resumed when needed.
@@ -202,3 +230,13 @@ MAX_TOKENS = 1 << 40
 UNLIMITED = 1 << 62
 # A Responses request carries the whole conversation, images included.
 MAX_GATEWAY_BODY_BYTES = 256 * MIB
+
+# The service manager ------------------------------------------------------------------------------
+# How often `systemctl status` learns how many turns run; only changes are told.
+STATUS_INTERVAL_S = 2.0
+# systemd takes a datagram at once; one that does not must not hold the event loop for long.
+NOTIFY_TIMEOUT_S = 0.5
+# What the rest of a stop may take when all turns have ended: Codex's three steps, short answers, what is still written.
+STOP_MARGIN_S = 15.0
+# Sockets that a service manager may hand over; more are a mistake.
+MAX_GIVEN_SOCKETS = 64

@@ -66,6 +66,12 @@ class Message:
         return value
 
 
+# The fields of a session that are stored; the rest is in its messages and events, or is about turns in progress.
+_STORED = (
+    "workspace_root", "runtime", "mode", "context", "thread_id", "status", "last_error", "last_error_code", "usage",
+)  # fmt: skip
+
+
 @dataclass(slots=True)
 class Session:
     """A conversation, bound to a Codex thread once its first turn has started."""
@@ -83,11 +89,17 @@ class Session:
     last_error_code: str | None = None
     # The agent messages that are not complete yet, by item id, in pieces.
     drafts: dict[str, list[str]] = field(default_factory=dict)
+    # The turn that runs or is next, and those of this session that wait behind it.
     active_turn_id: str | None = None
     queue_position: int | None = None
+    queued_turn_ids: list[str] = field(default_factory=list)
     usage: dict[str, int] | None = None
     created_at: int = field(default_factory=now_ms)
     updated_at: int = field(default_factory=now_ms)
+
+    def to_state(self) -> dict[str, Any]:
+        """Return what is stored of a session besides its id, its times and its messages."""
+        return {name: getattr(self, name) for name in _STORED}
 
     def assistant_draft(self) -> str:
         """Return what the running turn's unfinished answer says so far."""
@@ -127,6 +139,7 @@ class Session:
             "workspace_root": self.workspace_root,
             "active_turn_id": self.active_turn_id,
             "queue_position": self.queue_position,
+            "queued_turn_ids": list(self.queued_turn_ids),
             "usage": self.usage,
             "runtime": self.runtime,
             "created_at": self.created_at,

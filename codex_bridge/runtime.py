@@ -29,8 +29,11 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class TurnOutcome:
+    """How a turn ended. `unheard` is how many of the newest texts that steered it came too late to be answered."""
+
     status: TurnStatus
     failure: Failure | None = None
+    unheard: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +164,13 @@ class Runtime(Protocol):
 
     async def interrupt(self, turn_id: str) -> None:
         """Ask a running turn to stop; its `run_turn` then ends within a grace time."""
+
+    async def steer(self, turn_id: str, text: str, images: tuple[str, ...] = ()) -> None:
+        """Give a running turn more to read; the model sees it after its next step.
+
+        Raises `Conflict` with the code `turn_not_steerable` when the turn has not begun or is over, or this runtime
+        cannot. A text that was taken may still come too late: `TurnOutcome.unheard` tells.
+        """
 
     def close_thread(self, thread_id: str) -> None:
         """Let go of what a deleted session held."""

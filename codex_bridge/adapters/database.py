@@ -172,12 +172,15 @@ class Database:
         self._read_wanted.release()
         return await waiter
 
-    def describe(self) -> dict[str, Any]:
-        """Return the state for people and programs: `ok` or `failing`, why, and the bytes on disk."""
+    def describe_state(self) -> dict[str, Any]:
+        """Return the state for people and programs: `ok` or `failing`, and why."""
         problem = self._problem or self._damage
+        return {"state": "ok" if problem is None else "failing", "problem": problem}
+
+    def describe(self) -> dict[str, Any]:
+        """Return the state, where the database is, and its bytes on disk."""
         return {
-            "state": "ok" if problem is None else "failing",
-            "problem": problem,
+            **self.describe_state(),
             "path": self.path,
             "bytes": self._bytes,
         }

@@ -2,7 +2,7 @@
 
 What it must never do: wait without a bound. A grandchild that holds a pipe keeps `Process.wait` from returning
 and stdout from ending (cpython gh-119710). So the death of the child is learnt from the event loop, and kills
-what is left of its group.
+what is left of its group; and what has left the group is found by its mark.
 """
 
 from __future__ import annotations
@@ -14,9 +14,18 @@ import re
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import cast
 
-from ..limits import CHILD_READ_BYTES, CHILD_STOP_STEP_S, LAST_OUTPUT_S, STDERR_TAIL_BYTES
+from .. import log
+from ..limits import (
+    CHILD_READ_BYTES,
+    CHILD_STOP_STEP_S,
+    LAST_OUTPUT_S,
+    ORPHAN_END_S,
+    STDERR_TAIL_BYTES,
+)
+from .marks import child_mark, end_marked, marker
 
 # What colours a terminal's text; in a log or an error it is noise.
 _COLOR = re.compile(r"\x1b\[[0-9;]*m")
@@ -24,12 +33,35 @@ _COLOR = re.compile(r"\x1b\[[0-9;]*m")
 _PR_SET_PDEATHSIG = 1
 
 
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A program's file as it was when it was looked at: another one at the same path is not equal to it."""
+
+    path: str
+    # Device, inode, time of the last change and size; None when there is no such file.
+    stamp: tuple[int, int, int, int] | None
+
+    @classmethod
+    def at(cls, path: str) -> Program:
+        """Look at the file, behind all links."""
+        try:
+            found = os.stat(path)
+        except OSError:
+            return cls(path, None)
+        return cls(path, (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size))
+
+    @property
+    def exists(self) -> bool:
+        return self.stamp is not None
+
+
 class ChildProcess:
     """A running child. Create it with `start`."""
 
-    def __init__(self, process: asyncio.subprocess.Process, exited: asyncio.Event) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, exited: asyncio.Event, mark: str | None) -> None:
         self._process = process
         self._exited = exited
+        self._burial = asyncio.create_task(self._bury(mark), name=f"burial of {process.pid}")
         self._stderr = bytearray()
         self._stderr_task = asyncio.create_task(self._keep_stderr(), name=f"stderr of {process.pid}")
 
@@ -40,14 +72,20 @@ class ChildProcess:
         environ: Mapping[str, str],
         cwd: str | None = None,
         *,
+        mark: str | None = None,
         orphan_signal: signal.Signals | None = None,
     ) -> ChildProcess:
         """Start `arguments` with exactly `environ`; raise OSError when it cannot be run.
 
-        `orphan_signal` is what it gets when this process dies without a word (on Linux): for a child that
+        With the bridge's `mark` nothing that the child starts outlives it, wherever it goes. `orphan_signal` is what it gets when this process dies without a word (on Linux): for a child that
         does not notice by its stdin.
         """
         loop = asyncio.get_running_loop()
+        own_mark = child_mark(mark) if mark is not None else None
+        preparations = [
+            marker(own_mark) if own_mark is not None else None,
+            _ask_for(orphan_signal) if orphan_signal is not None else None,
+        ]
         transport, protocol = await loop.subprocess_exec(
             lambda: _Protocol(CHILD_READ_BYTES, loop),
             *arguments,
@@ -57,9 +95,9 @@ class ChildProcess:
             env=dict(environ),
             cwd=cwd,
             start_new_session=True,
-            preexec_fn=_ask_for(orphan_signal) if orphan_signal is not None else None,
+            preexec_fn=_in_turn([each for each in preparations if each is not None]),
         )
-        return cls(asyncio.subprocess.Process(transport, protocol, loop), protocol.exited)
+        return cls(asyncio.subprocess.Process(transport, protocol, loop), protocol.exited, own_mark)
 
     @property
     def pid(self) -> int:
@@ -111,6 +149,11 @@ class ChildProcess:
                 _signal_group(self.pid, number)
                 await self._wait()
         self._stderr_task.cancel()
+        await self.buried()
+
+    async def buried(self) -> None:
+        """Wait a moment until nothing is left of a child that has ended, nor of what it has started."""
+        await asyncio.wait([self._burial], timeout=CHILD_STOP_STEP_S + ORPHAN_END_S)
 
     def interrupt(self) -> None:
         """Send the whole group what Ctrl-C sends."""
@@ -129,6 +172,14 @@ class ChildProcess:
                 await self._exited.wait()
         except TimeoutError:
             pass  # the next, harder step follows
+
+    async def _bury(self, mark: str | None) -> None:
+        """End what the child has left behind, once it has ended."""
+        await self._exited.wait()
+        if mark is not None:
+            count = await asyncio.to_thread(end_marked, mark)
+            if count:
+                log.info("ended %d processes that process %d has left behind", count, self.pid)
 
     async def _keep_stderr(self) -> None:
         assert self._process.stderr is not None
@@ -162,6 +213,13 @@ class _Protocol(asyncio.subprocess.SubprocessStreamProtocol):
             # One in a session of its own is not in the group and may hold the pipes on.
             asyncio.get_running_loop().call_later(LAST_OUTPUT_S, self._subprocess.close)
         self.exited.set()
+
+
+def _in_turn(steps: list[Callable[[], object]]) -> Callable[[], object] | None:
+    """Return one step that takes all of them."""
+    if len(steps) < 2:
+        return steps[0] if steps else None
+    return lambda: [step() for step in steps]
 
 
 def _ask_for(number: signal.Signals) -> Callable[[], object] | None:

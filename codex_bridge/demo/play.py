@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
-from .. import app, config, log
+from .. import app, config, daemon, log
 from ..errors import BridgeError, StartFailed
 from . import model
 
@@ -34,17 +34,19 @@ def run(flags: dict[str, str], *, color: bool, stay: bool) -> int:
     scratch = tempfile.mkdtemp(prefix="codex-bridge-demo-")
     workspace = os.path.join(scratch, "workspace")
     codex_home = os.path.join(scratch, "codex-home")
+    state = os.path.join(scratch, "state")
     os.mkdir(workspace)
     os.mkdir(codex_home)
     _create_repository(workspace)
     try:
-        return 0 if app.run(lambda: _run(flags, workspace, codex_home, _Screen(color), stay)) else 1
+        return 0 if app.run(lambda: _run(flags, workspace, codex_home, state, _Screen(color), stay)) else 1
     except BridgeError:
         shutil.rmtree(workspace)
         raise
     finally:
         # The workspace stays: it holds what the demo made.
         shutil.rmtree(codex_home, ignore_errors=True)
+        shutil.rmtree(state, ignore_errors=True)
         with contextlib.suppress(OSError):
             os.rmdir(scratch)
 
@@ -54,7 +56,9 @@ def _create_repository(workspace: str) -> None:
         subprocess.run(["git", "init", "--quiet", workspace], check=False)
 
 
-async def _run(flags: dict[str, str], workspace: str, codex_home: str, screen: _Screen, stay: bool) -> bool:
+async def _run(
+    flags: dict[str, str], workspace: str, codex_home: str, state: str, screen: _Screen, stay: bool
+) -> bool:
     upstream = model.create_server()
     host, port = await upstream.listen_tcp("127.0.0.1", 0)
     # The child environment is read from the process's own: the demo leaves the user's Codex alone.
@@ -64,6 +68,7 @@ async def _run(flags: dict[str, str], workspace: str, codex_home: str, screen: _
         "CODEX_BRIDGE_LOG_LEVEL": os.environ.get("CODEX_BRIDGE_LOG_LEVEL", "warning"),
         "CODEX_BRIDGE_PORT": os.environ.get("CODEX_BRIDGE_PORT", ""),
         "CODEX_WORKSPACE_ROOT": workspace,
+        "CODEX_BRIDGE_STATE_DIR": state,
         "CODEX_RUNTIME_PROVIDER": "openai_compatible",
         "CODEX_AUTH_MODE": "none",
         "CODEX_PROVIDER_API_BASE_URL": f"http://{host}:{port}/v1",
@@ -85,7 +90,7 @@ async def _run(flags: dict[str, str], workspace: str, codex_home: str, screen: _
 
     finished: list[bool] = []
     try:
-        goes_on = await app.serve(loaded, during)
+        goes_on = await daemon.serve(loaded, during=during)
     finally:
         await upstream.stop(1)
     # Without `stay` the player ends the bridge; what counts is then whether its turn was played.

@@ -27,6 +27,8 @@ from ..runtime import (
 # The name under which Codex knows the bridge's gateway.
 PROVIDER_ID = "codex_bridge"
 MINIMUM_VERSION = (0, 163, 0)
+# The code of the warning that a broken answer is begun anew.
+RETRYING = "retrying"
 
 _PROXIES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY")
 _NOT_FOR_COMMANDS = (*_PROXIES, *(name.lower() for name in _PROXIES))
@@ -154,14 +156,26 @@ def resume_params(request: TurnRequest) -> dict[str, Any]:
 
 def turn_params(request: TurnRequest, thread_id: str, context_json: str | None) -> dict[str, Any]:
     """Return the params of `turn/start`."""
-    inputs: list[dict[str, Any]] = [{"type": "text", "text": request.text}]
-    inputs += [{"type": "localImage", "path": path} for path in request.images]
-    params: dict[str, Any] = {"threadId": thread_id, "input": inputs}
+    params: dict[str, Any] = {"threadId": thread_id, "input": _user_input(request.text, request.images)}
     if request.model:
         params["model"] = request.model
     if context_json is not None:
         params["additionalContext"] = {"host_context": {"kind": "untrusted", "value": context_json}}
     return params
+
+
+def steer_params(
+    thread_id: str, turn_id: str, message_id: str, text: str, images: tuple[str, ...]
+) -> dict[str, Any]:
+    """Return the params of `turn/steer`; the item that the text becomes bears `message_id` as its `clientId`."""
+    return {
+        "threadId": thread_id, "expectedTurnId": turn_id, "clientUserMessageId": message_id,
+        "input": _user_input(text, images),
+    }  # fmt: skip
+
+
+def _user_input(text: str, images: tuple[str, ...]) -> list[dict[str, Any]]:
+    return [{"type": "text", "text": text}, *({"type": "localImage", "path": path} for path in images)]
 
 
 def command_params(command: Sequence[str], cwd: str, sandbox_mode: str, timeout_s: float) -> dict[str, Any]:
@@ -202,7 +216,7 @@ def _error_event(params: dict[str, Any]) -> Event | None:
     if not params.get("willRetry"):
         return None
     error = params["error"]
-    return {"type": "warning", "message": _message(error), "code": "retrying"}
+    return {"type": "warning", "message": _message(error), "code": RETRYING}
 
 
 def _usage_event(params: dict[str, Any]) -> Event:
@@ -237,7 +251,7 @@ _EVENTS = {
 # What the bridge calls and is asked; with the notifications it hears, all names it needs of the protocol.
 _CALLS = (
     "initialize", "thread/start", "thread/resume", "thread/unsubscribe", "thread/backgroundTerminals/clean",
-    "turn/start", "turn/interrupt", "command/exec",
+    "turn/start", "turn/steer", "turn/interrupt", "command/exec",
     "account/read", "account/login/start", "account/login/cancel", "account/logout",
 )  # fmt: skip
 _DECLINED = ("item/commandExecution/requestApproval", "item/fileChange/requestApproval")

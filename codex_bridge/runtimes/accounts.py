@@ -33,7 +33,7 @@ class AppServerAccounts:
         self._known = _stamp(self._path)
         self._login_id: str | None = None
         self._tell: Callable[[AccountEvent], None] = lambda event: None
-        runtime.follow_account(self._on_event)
+        runtime.follow_account(self._on_event, lambda: self._login_id is not None)
 
     def follow(self, on_event: Callable[[AccountEvent], None]) -> None:
         """Tell all events to `on_event`; see `Accounts`."""
@@ -104,7 +104,7 @@ class AppServerAccounts:
                 await ask()
         except CodexFailed as problem:
             if problem.code == "codex_stuck":
-                log.warning("%s It is started anew once no turn runs.", problem.message)
+                log.warning("%s Another one is started for what is new.", problem.message)
                 self._runtime.replace_child()
             raise
         return found[-1]

@@ -15,6 +15,7 @@ from ..adapters.process import ChildProcess
 from ..errors import BridgeError, CodexFailed
 from ..limits import CALL_TIMEOUT_S, HANDSHAKE_TIMEOUT_S
 from ..protocol import codex, json_codec, jsonrpc
+from ..workspace.scratch import mark_of
 
 Result = dict[str, Any]
 
@@ -46,9 +47,9 @@ class AppServerClient:
         """Start the child and shake hands; raise `CodexFailed`."""
         try:
             # Its own directory is writable to commands, and could hold a configuration: it is the scratch directory.
-            self._child = await ChildProcess.start(
-                codex.app_server_arguments(command), environ, cwd=environ["TMPDIR"]
-            )
+            scratch = environ["TMPDIR"]
+            arguments = codex.app_server_arguments(command)
+            self._child = await ChildProcess.start(arguments, environ, scratch, mark=mark_of(scratch))
         except OSError as problem:
             raise CodexFailed(
                 f"Codex cannot be started from {command}: {problem.strerror}.", code="codex_unavailable"
@@ -61,6 +62,8 @@ class AppServerClient:
         except CodexFailed as problem:
             await self.stop()
             raise CodexFailed(f"Codex did not start: {problem.message}", code="codex_unavailable") from None
+        if self._failure is not None:
+            raise CodexFailed(f"Codex did not start: {self._failure.message}", code="codex_unavailable")
         self.user_agent = str(answer.get("userAgent", ""))
         self._child.write(jsonrpc.encode_notification("initialized"))
 
@@ -102,9 +105,10 @@ class AppServerClient:
             self._child.write(jsonrpc.encode_request(self._last_id, method, params))
 
     def kill(self) -> None:
-        """End a wedged child at once, with its group."""
-        if self._child is not None:
+        """End a wedged child at once, with its group. What waits for it fails, whoever still holds its pipes."""
+        if self._child is not None and self._reader is not None:
             self._child.kill()
+            self._reader.cancel()
 
     async def stop(self) -> None:
         """End the child and its group, and wait for it."""

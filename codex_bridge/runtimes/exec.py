@@ -15,13 +15,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .. import log
-from ..adapters.process import ChildProcess
-from ..errors import BridgeError, CodexFailed
-from ..limits import CHILD_STOP_STEP_S, INTERRUPT_GRACE_S
+from ..adapters.process import ChildProcess, Program
+from ..errors import BridgeError, CodexFailed, Conflict
+from ..limits import CHILD_STOP_STEP_S
+from ..model import now_ms
 from ..protocol import codex, codex_exec, json_codec
 from ..protocol.jsonrpc import LineSplitter
 from ..runtime import Emit, Failure, TurnOutcome, TurnRequest, TurnStatus
-from ..workspace.scratch import keep_scratch, link_into
+from ..workspace.scratch import keep_scratch, link_into, mark_of
+from .quick_exits import QuickExits
 
 
 class ExecRuntime:
@@ -29,13 +31,16 @@ class ExecRuntime:
 
     capabilities: Mapping[str, bool] = {
         "deltas": False, "diffs": False, "interrupt": True, "resume": True, "images": True,
-        "background_commands": False, "approvals": False,
+        "background_commands": False, "approvals": False, "steer": False,
     }  # fmt: skip
 
-    def __init__(self, command: str | None, environ: Mapping[str, str]) -> None:
+    def __init__(self, command: str | None, environ: Mapping[str, str], interrupt_grace_s: float) -> None:
         self._command = command
         self._environ = environ
+        self._interrupt_grace_s = interrupt_grace_s
         self._runs: dict[str, _Run] = {}
+        self._quick_exits = QuickExits()
+        self._last_exit: dict[str, Any] | None = None
         self._stopping = False
 
     async def run_turn(self, request: TurnRequest, emit: Emit) -> TurnOutcome:
@@ -58,12 +63,17 @@ class ExecRuntime:
             log.warning("%s", outcome.failure.message)
         return outcome
 
+    async def steer(self, turn_id: str, text: str, images: tuple[str, ...] = ()) -> None:
+        """Refuse: a `codex exec` hears nothing once it runs."""
+        raise Conflict("With CODEX_RUNTIME_KIND=exec no turn can be steered.", code="turn_not_steerable")
+
     async def _attempt(self, run: _Run, thread_id: str | None) -> TurnOutcome:
         """Give a turn to a child of its own; raise `CodexFailed`."""
         request = run.request
+        program = self._program()
         keep_scratch(self._environ["TMPDIR"])
         with _readable_images(request.images, self._environ) as images:
-            child = await self._start_child(request, thread_id, images)
+            child = await self._start_child(program, request, thread_id, images)
             reader = codex_exec.TurnReader(request.turn_id, thread_id)
             try:
                 run.child, run.reader = child, reader
@@ -76,28 +86,46 @@ class ExecRuntime:
             finally:
                 child.kill()
                 said = log.redact(await child.last_words())
+                await child.buried()
         events, outcome = reader.end(how, said)
         for event in events:
             run.emit(event)
+        is_unwanted = not run.interrupted and not self._stopping
+        if is_unwanted and outcome.failure is not None and outcome.failure.code == "codex_unavailable":
+            self._note_quick_exit(program, outcome.failure.message)
+        elif reader.has_begun:
+            self._quick_exits.forget()
         return outcome
 
-    async def _start_child(
-        self, request: TurnRequest, thread_id: str | None, images: list[str]
-    ) -> ChildProcess:
+    def _program(self) -> Program:
+        """Return the program to start; raise `CodexFailed` where there is none, or it is given up."""
         if self._command is None:
             raise CodexFailed(codex.NOT_FOUND, code="codex_unavailable")
-        arguments = codex_exec.arguments(self._command, request, thread_id, images)
+        program, now = Program.at(self._command), asyncio.get_running_loop().time()
+        if self._quick_exits.has_given_up(program, now):
+            raise self._quick_exits.failure(now)
+        return program
+
+    def _note_quick_exit(self, program: Program, said: str) -> None:
+        self._last_exit = {"at": now_ms(), "reason": log.redact(said)}
+        self._quick_exits.note(program, said, asyncio.get_running_loop().time())
+
+    async def _start_child(
+        self, program: Program, request: TurnRequest, thread_id: str | None, images: list[str]
+    ) -> ChildProcess:
+        arguments = codex_exec.arguments(program.path, request, thread_id, images)
         environ = {**self._environ, **codex_exec.environment(request)}
+        mark = mark_of(environ["TMPDIR"])
         try:
             # It has read its stdin to the end, so it would not notice the death of the bridge. Interrupted, it ends
             # its commands as well.
             return await ChildProcess.start(
-                arguments, environ, request.workspace_root, orphan_signal=signal.SIGINT
+                arguments, environ, request.workspace_root, mark=mark, orphan_signal=signal.SIGINT
             )
         except OSError as problem:
-            raise CodexFailed(
-                f"Codex cannot be started from {self._command}: {problem.strerror}.", code="codex_unavailable"
-            ) from None
+            reason = f"Codex cannot be started from {program.path}: {problem.strerror}."
+            self._note_quick_exit(program, reason)
+            raise CodexFailed(reason, code="codex_unavailable") from None
 
     async def interrupt(self, turn_id: str) -> None:
         """Ask a turn's child to stop; end one that does not within the grace time."""
@@ -113,11 +141,12 @@ class ExecRuntime:
             return
         run.child.interrupt()
         try:
-            async with asyncio.timeout(INTERRUPT_GRACE_S):
+            async with asyncio.timeout(self._interrupt_grace_s):
                 await run.ended.wait()
         except TimeoutError:
-            log.warning("a turn did not stop within %g s; its Codex is ended", INTERRUPT_GRACE_S)
+            log.warning("a turn did not stop within %g s; its Codex is ended", self._interrupt_grace_s)
             run.child.kill()
+            run.hurry()
 
     def close_thread(self, thread_id: str) -> None:
         """Do nothing: between turns there is only Codex's own file."""
@@ -136,9 +165,17 @@ class ExecRuntime:
             await run.ended.wait()
 
     def describe(self) -> dict[str, Any]:
-        """Return how many children there are."""
+        """Return how many children there are, and how the starts go."""
         count = sum(run.child is not None for run in self._runs.values())
-        return {"state": "running" if count else "stopped", "processes": count}
+        program, now = Program.at(self._command or ""), asyncio.get_running_loop().time()
+        given_up = self._quick_exits.has_given_up(program, now)
+        return {
+            "state": "running" if count else "given_up" if given_up else "stopped",
+            "processes": count,
+            "quick_exits": self._quick_exits.count,
+            "last_exit": self._last_exit,
+            "problem": self._quick_exits.failure(now).message if given_up else None,
+        }
 
 
 class _Run:
@@ -151,20 +188,26 @@ class _Run:
         self.reader: codex_exec.TurnReader | None = None
         self.interrupted = False
         self.ended = asyncio.Event()
+        # How long its child is listened to.
+        self.patience = asyncio.timeout(None)
+
+    def hurry(self) -> None:
+        """Listen only a moment longer, whoever still holds the child's pipe."""
+        self.patience.reschedule(asyncio.get_running_loop().time() + CHILD_STOP_STEP_S)
 
 
 async def _follow(child: ChildProcess, run: _Run) -> None:
     """Read the child's lines to their end; end one that has told the turn's end and does not leave."""
     splitter = LineSplitter()
-    loop = asyncio.get_running_loop()
+    run.patience = asyncio.timeout(None)
     try:
-        async with asyncio.timeout(None) as patience:
+        async with run.patience:
             async for chunk in child.read_chunks():
                 for line in splitter.feed(chunk):
                     _take(line, run)
                 assert run.reader is not None
                 if run.reader.outcome is not None:
-                    patience.reschedule(loop.time() + CHILD_STOP_STEP_S)
+                    run.hurry()
     except TimeoutError:
         child.kill()
 

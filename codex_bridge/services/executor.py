@@ -9,14 +9,15 @@ from dataclasses import dataclass
 
 from .. import log
 from ..errors import Unavailable
-from ..limits import BUSY_RETRY_AFTER_S
+from ..limits import BUSY_RETRY_AFTER_S, DRAIN_RETRY_AFTER_S
 
 
 @dataclass(eq=False, slots=True)
 class Job:
-    """A turn to run. `on_position` is told its place in the queue: 1 is next, 0 is running."""
+    """A turn to run. Of one lane only one runs at a time. `on_position` is told its place in the queue: 1 is next, 0 is running."""
 
     name: str
+    lane: str
     run: Callable[[], Awaitable[None]]
     on_position: Callable[[int], None]
 
@@ -28,8 +29,9 @@ class TurnExecutor:
         self._slots = slots
         self._queue_limit = queue_limit
         self._queue: deque[Job] = deque()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._refusal: str | None = None
+        # The running jobs' tasks, by lane.
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._draining = False
 
     def load(self) -> dict[str, int]:
         """Return `bridge_load`."""
@@ -40,17 +42,34 @@ class TurnExecutor:
             "max_queued_turns": self._queue_limit,
         }
 
-    def check_capacity(self) -> None:
-        """Raise `Unavailable` when the next job would be refused."""
-        if self._refusal is not None:
-            raise self._unavailable(self._refusal, "shutting_down")
-        if len(self._tasks) >= self._slots and len(self._queue) >= self._queue_limit:
+    @property
+    def is_draining(self) -> bool:
+        """Whether no more jobs are taken."""
+        return self._draining
+
+    def describe(self) -> str:
+        """Say for a person how many turns run and wait."""
+        running, waiting = len(self._tasks), len(self._queue)
+        text = "no turn runs" if not running else "1 turn runs" if running == 1 else f"{running} turns run"
+        return text + (f", {waiting} wait{'s' * (waiting == 1)}" if waiting else "")
+
+    def check_open(self) -> None:
+        """Raise `Unavailable` once no more jobs are taken."""
+        if self._draining:
+            message = "The bridge is stopping and takes no new work. Try again in a moment."
+            raise self._unavailable(message, "draining", DRAIN_RETRY_AFTER_S)
+
+    def check_capacity(self, lane: str) -> None:
+        """Raise `Unavailable` when the next job of `lane` would be refused."""
+        self.check_open()
+        if len(self._queue) >= self._queue_limit and (len(self._tasks) >= self._slots or lane in self._tasks):
             waiting = f"{len(self._tasks)} turns run and {len(self._queue)} wait"
-            raise self._unavailable(f"The bridge is busy: {waiting}. Try again later.", "busy")
+            message = f"The bridge is busy: {waiting}. Try again later."
+            raise self._unavailable(message, "busy", BUSY_RETRY_AFTER_S)
 
     def submit(self, job: Job) -> bool:
         """Start `job`, or queue it and return True. Call `check_capacity` first."""
-        if len(self._tasks) < self._slots:
+        if len(self._tasks) < self._slots and job.lane not in self._tasks:
             self._start(job)
             return False
         self._queue.append(job)
@@ -65,22 +84,31 @@ class TurnExecutor:
         self._tell_positions()
         return True
 
-    def refuse(self, reason: str) -> None:
+    def is_waiting(self, job: Job) -> bool:
+        """Say whether `job` is in the queue."""
+        return job in self._queue
+
+    def refuse(self) -> None:
         """Take no more jobs, and start none of those that wait."""
-        self._refusal = reason
+        self._draining = True
+
+    async def wait_for_an_end(self) -> None:
+        """Wait until one of the running jobs has ended."""
+        if self._tasks:
+            await asyncio.wait(self._tasks.values(), return_when=asyncio.FIRST_COMPLETED)
 
     async def join(self, timeout_s: float) -> None:
         """Wait for the running jobs; cancel what is left after `timeout_s` seconds."""
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=timeout_s)
-        for task in self._tasks:
+            await asyncio.wait(self._tasks.values(), timeout=timeout_s)
+        for task in self._tasks.values():
             task.cancel()
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=timeout_s)
+            await asyncio.wait(self._tasks.values(), timeout=timeout_s)
 
     def _start(self, job: Job) -> None:
         job.on_position(0)
-        self._tasks.add(asyncio.create_task(self._run(job), name=job.name))
+        self._tasks[job.lane] = asyncio.create_task(self._run(job), name=job.name)
 
     async def _run(self, job: Job) -> None:
         try:
@@ -88,15 +116,19 @@ class TurnExecutor:
         except Exception as problem:  # noqa: BLE001 - a defect in one turn must not take its slot with it
             log.error("%s failed: %s: %s", job.name, type(problem).__name__, problem)
         finally:
-            task = asyncio.current_task()
-            assert task is not None
-            self._tasks.discard(task)
+            del self._tasks[job.lane]
             self._fill_slots()
 
     def _fill_slots(self) -> None:
+        if self._draining:
+            return
         started = False
-        while self._queue and len(self._tasks) < self._slots and self._refusal is None:
-            self._start(self._queue.popleft())
+        while len(self._tasks) < self._slots:
+            job = next((job for job in self._queue if job.lane not in self._tasks), None)
+            if job is None:
+                break
+            self._queue.remove(job)
+            self._start(job)
             started = True
         if started:
             self._tell_positions()
@@ -105,6 +137,6 @@ class TurnExecutor:
         for position, job in enumerate(self._queue, start=1):
             job.on_position(position)
 
-    def _unavailable(self, message: str, code: str) -> Unavailable:
-        retry_after = (("Retry-After", str(BUSY_RETRY_AFTER_S)),)
+    def _unavailable(self, message: str, code: str, retry_after_s: int) -> Unavailable:
+        retry_after = (("Retry-After", str(retry_after_s)),)
         return Unavailable(message, code=code, headers=retry_after, bridge_load=self.load())

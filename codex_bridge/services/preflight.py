@@ -18,7 +18,7 @@ from ..adapters.process import ChildProcess
 from ..errors import UpstreamFailed
 from ..limits import CODEX_RECHECK_S, RECHECK_S, UPSTREAM_CHECK_TIMEOUT_S, VERSION_TIMEOUT_S
 from ..protocol import codex
-from ..workspace.scratch import keep_scratch, remove_scratch
+from ..workspace.scratch import keep_scratch, mark_of, remove_scratch
 from .backend import Backend
 from .device_auth import DeviceAuth
 from .sandbox import SandboxCheck
@@ -244,7 +244,9 @@ class Preflight:
         """Return what a command prints; raise OSError or TimeoutError."""
         # Not where the bridge was started: that may be a workspace.
         keep_scratch(self._directory)
-        child = await ChildProcess.start(arguments, self._environ, self._directory)
+        child = await ChildProcess.start(
+            arguments, self._environ, self._directory, mark=mark_of(self._directory)
+        )
         try:
             async with asyncio.timeout(VERSION_TIMEOUT_S):
                 return b"".join([chunk async for chunk in child.read_chunks()]).decode(errors="replace")

@@ -70,6 +70,20 @@ def select_after(
     return query
 
 
+def has_all_after(session_key: int, epoch: str, seq: int, last_seq: int) -> Query[bool]:
+    """Look whether the events behind `seq` are there up to `last_seq`, all of them."""
+
+    def query(connection: Connection) -> bool:
+        first, last, count = connection.execute(
+            "SELECT min(first_seq), max(last_seq), sum(last_seq - first_seq + 1) FROM events"
+            " WHERE session_key = ? AND epoch = ? AND last_seq > ?",
+            (session_key, epoch, seq),
+        ).fetchone()
+        return first is not None and first <= seq + 1 and last >= last_seq and count == last - first + 1
+
+    return query
+
+
 def select_newest(session_key: int, max_events: int) -> Query[list[bytes]]:
     """Find the newest encoded events of a session, up to `max_events`, of whatever epoch, the oldest of them first."""
 

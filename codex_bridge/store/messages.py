@@ -55,13 +55,16 @@ def select_newest(session_key: int, limit: int) -> Query[list[Message]]:
     return query
 
 
-def delete_one(session_key: int, message_id: str) -> Write:
-    """Delete one message of a session."""
+def next_position(session_key: int) -> Query[int]:
+    """Find the position of the message that a session gets next."""
 
-    def write(connection: Connection) -> None:
-        connection.execute("DELETE FROM messages WHERE session_key = ? AND id = ?", (session_key, message_id))
+    def query(connection: Connection) -> int:
+        found: int = connection.execute(
+            "SELECT coalesce(max(position) + 1, 0) FROM messages WHERE session_key = ?", (session_key,)
+        ).fetchone()[0]
+        return found
 
-    return write
+    return query
 
 
 def _message(row: Any) -> Message:

@@ -79,6 +79,16 @@ def select_key(session_id: str) -> Query[int | None]:
     return query
 
 
+def select_id(key: int) -> Query[str | None]:
+    """Find the id of a session by its key."""
+
+    def query(connection: Connection) -> str | None:
+        found = connection.execute("SELECT id FROM sessions WHERE key = ?", (key,)).fetchone()
+        return None if found is None else found[0]
+
+    return query
+
+
 def count() -> Query[int]:
     """Count all sessions."""
 

@@ -39,7 +39,16 @@ from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.codex
 
-CAPABILITIES = {"deltas", "diffs", "interrupt", "resume", "images", "background_commands", "approvals"}
+CAPABILITIES = {
+    "deltas",
+    "diffs",
+    "interrupt",
+    "resume",
+    "images",
+    "background_commands",
+    "approvals",
+    "steer",
+}
 # What the gateway's token looks like.
 TOKEN = re.compile(r"gw_[A-Za-z0-9_-]{20}")
 SNOOP = (

@@ -333,10 +333,14 @@ def test_a_change_in_a_terminal_does_not_end_a_turn(
     one.send(session_id, "Hello")
     gate.wait()
     run_codex(one, "logout")
-    assert status_of(one)["logged_in"] is True  # so Codex believes, until its turn is over
+    assert (
+        status_of(one)["logged_in"] is False
+    )  # so says the new Codex, while the turn goes on with the old one
+    assert len(one.codex_pids()) == 2
+    assert play(one)["last_error_code"] == "sign_in_required"
     gate.release()
     assert one.settled(session_id)["messages"][-1]["text"] == "first half second half"
-    wait_until(lambda: not status_of(one)["logged_in"], "the new Codex")
+    wait_until(lambda: len(one.codex_pids()) == 1, "the end of the old Codex")
 
 
 @pytest.mark.parametrize(("status", "logged_in"), [(500, True), (401, False)])

@@ -160,10 +160,13 @@ def test_a_command_outside_of_turns_is_not_cut_off(tmp_path: Path) -> None:
                 await one.accounts.read()
             one.file.write_text("{}")
             assert (await one.accounts.read()).kind is None
-            assert len(one.fake.starts()) == 1
+            children = one.runtime.describe()["children"]
+            assert [child["is_current"] for child in children] == [False, True]
+            assert [child["pid"] for child in children] == [start["pid"] for start in one.fake.starts()]
             await asyncio.to_thread(one.fake.release)
             assert (await running).stdout == "whole\n"
-            await one.accounts.read()
+            while len(one.runtime.describe()["children"]) > 1:
+                await one.accounts.read()
             assert len(one.fake.starts()) == 2
 
     check()

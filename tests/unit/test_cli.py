@@ -20,7 +20,7 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     base = {
         "PATH": os.environ["PATH"],
-        "HOME": "/nonexistent",
+        "HOME": "/proc/nowhere",
         "PYTHONPATH": str(REPOSITORY),
         "COLUMNS": "100",
     }
@@ -127,12 +127,15 @@ def test_a_setting_that_cannot_be_used_stops_the_start_with_one_line(
         ({"CODEX_BRIDGE_HOST": "127.0.0.1", "CODEX_BRIDGE_PORT": "{taken}"}, "{taken}"),
     ],
 )
-def test_an_address_that_cannot_be_had_is_status_1_with_one_line(environ: dict[str, str], part: str) -> None:
+def test_an_address_that_cannot_be_had_is_status_1_with_one_line(
+    tmp_path: Path, environ: dict[str, str], part: str
+) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        done = run(**{name: value.format(taken=port) for name, value in environ.items()})
+        told = {name: value.format(taken=port) for name, value in environ.items()}
+        done = run(CODEX_BRIDGE_STATE_DIR=str(tmp_path), **told)
     assert (done.returncode, done.stdout) == (1, "")
     lines = [line for line in done.stderr.splitlines() if " warning " not in line]
     assert len(lines) == 1, done.stderr

@@ -12,14 +12,14 @@ from tests.unit.loop import on_loop
 class Work:
     """A job that runs until it is released, and notes what it is told."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, lane: str | None = None) -> None:
         self.positions: list[int] = []
         self.started = asyncio.Event()
         self.release = asyncio.Event()
         self.ended = asyncio.Event()
         self.cancelled = False
         self.error: Exception | None = None
-        self.job = Job(name, self._run, self.positions.append)
+        self.job = Job(name, lane or name, self._run, self.positions.append)
 
     async def _run(self) -> None:
         self.started.set()
@@ -37,7 +37,7 @@ class Work:
 def submit(executor: TurnExecutor, *names: str) -> list[Work]:
     works = []
     for name in names:
-        executor.check_capacity()
+        executor.check_capacity("new")
         works.append(Work(name))
         executor.submit(works[-1].job)
     return works
@@ -89,14 +89,14 @@ async def test_past_slots_and_queue_the_next_is_refused() -> None:
     executor = TurnExecutor(1, 1)
     works = submit(executor, "a", "b")
     with pytest.raises(Unavailable) as caught:
-        executor.check_capacity()
+        executor.check_capacity("new")
     problem = caught.value
     assert (problem.status, problem.code) == (503, "busy")
     assert dict(problem.headers)["Retry-After"].isdigit()
     assert problem.details["bridge_load"] == executor.load()
 
     executor.withdraw(works[1].job)
-    executor.check_capacity()
+    executor.check_capacity("new")
     await finish(executor, works[0])
 
 
@@ -105,9 +105,9 @@ async def test_without_a_queue_only_slots_count() -> None:
     executor = TurnExecutor(1, 0)
     (work,) = submit(executor, "a")
     with pytest.raises(Unavailable):
-        executor.check_capacity()
+        executor.check_capacity("new")
     await finish(executor, work)
-    executor.check_capacity()
+    executor.check_capacity("new")
 
 
 @on_loop
@@ -145,10 +145,10 @@ async def test_refuse_starts_nothing_that_waits_and_takes_nothing_more() -> None
     executor = TurnExecutor(1, 10)
     first, second = submit(executor, "a", "b")
     await first.started.wait()
-    executor.refuse("The bridge is shutting down.")
+    executor.refuse()
     with pytest.raises(Unavailable) as caught:
-        executor.check_capacity()
-    assert (caught.value.status, caught.value.code) == (503, "shutting_down")
+        executor.check_capacity("new")
+    assert (caught.value.status, caught.value.code) == (503, "draining")
     assert executor.load()["pending_turns"] == 1
     await finish(executor, first)
     assert not second.started.is_set()
@@ -159,7 +159,7 @@ async def test_join_cancels_what_does_not_end() -> None:
     executor = TurnExecutor(2, 10)
     first, second = submit(executor, "a", "b")
     await second.started.wait()
-    executor.refuse("over")
+    executor.refuse()
     await executor.join(0.01)
     assert first.cancelled
     assert second.cancelled
@@ -175,3 +175,32 @@ async def test_join_waits_for_what_ends_in_time() -> None:
     assert work.ended.is_set()
     assert not work.cancelled
     await executor.join(0.01)
+
+
+@on_loop
+async def test_of_one_lane_only_one_runs_and_the_others_pass_it() -> None:
+    executor = TurnExecutor(2, 10)
+    works = [Work("a1", "a"), Work("a2", "a"), Work("b", "b"), Work("a3", "a")]
+    queued = [executor.submit(work.job) for work in works]
+    await works[2].started.wait()
+
+    assert queued == [False, True, False, True]
+    assert not works[1].started.is_set()
+    assert [work.positions for work in works] == [[0], [1], [0], [2]]
+    works[0].release.set()
+    await works[1].started.wait()
+    assert works[3].positions == [2, 1]
+    assert not works[3].started.is_set()
+    await finish(executor, *works)
+    assert works[3].started.is_set() or works[3].cancelled
+
+
+@on_loop
+async def test_a_lane_that_is_taken_needs_a_place_in_the_queue() -> None:
+    executor = TurnExecutor(2, 0)
+    work = Work("a", "a")
+    executor.submit(work.job)
+    executor.check_capacity("b")
+    with pytest.raises(Unavailable):
+        executor.check_capacity("a")
+    await finish(executor, work)

@@ -146,9 +146,8 @@ class TestMessages:
             await database.commit(
                 messages.insert(1, 0, one), messages.insert(1, 1, other), messages.insert(2, 0, one)
             )
-            await database.commit(messages.delete_one(1, "m_1"))
-            assert await database.read(messages.select(1)) == [other]
-            assert await database.read(messages.select(2)) == [one]
+            assert await database.read(messages.next_position(1)) == 2
+            assert await database.read(messages.next_position(3)) == 0
 
 
 class TestItems:
@@ -494,13 +493,14 @@ HOT = {
     "messages.insert": messages.insert(1, 1, Message("m", Role.USER, "a", "t", 1)),
     "messages.select": messages.select(1),
     "messages.select_newest": messages.select_newest(1, 5),
-    "messages.delete_one": messages.delete_one(1, "m"),
+    "messages.next_position": messages.next_position(1),
     "items.insert": items.insert(1, "t", {"id": "i"}, 1),
     "items.select_page": items.select_page(1, 50, 5),
     "items.select_page of a turn": items.select_page(1, 50, 5, "t"),
     "events.insert_chunk": events.insert_chunk(1, "e1", 1, frames("e1", 1, 2)),
     "events.select_after": events.select_after(1, "e1", 0, 10_000),
     "events.select_newest": events.select_newest(1, 40),
+    "events.has_all_after": events.has_all_after(1, "e1", 0, 1),
     "turns.insert": turns.insert(TurnRow("t_9", 1, "queued", {}, 1)),
     "turns.update": turns.update("t_1", "running"),
     "approvals.insert": approvals.insert(TestApprovals.ROW),

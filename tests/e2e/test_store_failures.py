@@ -1,0 +1,133 @@
+"""A disk that does not take what is to be stored: clear errors, reads go on, nothing acknowledged is lost."""
+
+import resource
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import BridgeFactory
+from tests.support import stored
+from tests.support.bridge import Bridge
+from tests.support.turns import FakeFactory, open_session, play
+from tests.support.waiting import wait_until
+
+
+@pytest.fixture
+def one(bridge: BridgeFactory, fake_codex: FakeFactory) -> Bridge:
+    """A bridge on the scripted app-server."""
+    return bridge(CODEX_BIN=fake_codex())
+
+
+@contextmanager
+def full_disk(one: Bridge) -> Iterator[None]:
+    """Let no file of the bridge grow, as on a disk that is full."""
+    _, hard = resource.prlimit(one.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(one.pid, resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.prlimit(one.pid, resource.RLIMIT_FSIZE, (hard, hard))
+
+
+@contextmanager
+def locked(one: Bridge) -> Iterator[None]:
+    """Hold the database as a backup program might that has gone astray."""
+    path = one.directories.state / "bridge.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+        other.execute("ROLLBACK")
+
+
+def is_well(one: Bridge) -> bool:
+    return bool(one.get("/health").json["store"]["state"] == "ok")
+
+
+@pytest.mark.parametrize("trouble", [full_disk, locked])
+def test_a_message_that_cannot_be_stored_is_refused_and_reads_go_on(one: Bridge, trouble: object) -> None:
+    assert callable(trouble)
+    session_id, _ = play(one, "say before")
+    before = one.session(session_id)
+    ready = one.ready_stream(session_id)
+    with trouble(one):
+        reply = one.post_message(session_id, "say lost")
+        assert (reply.status, reply.json["code"]) == (503, "store_unavailable")
+        assert "bridge.db" in reply.json["error"]
+        assert int(reply.headers["retry-after"]) > 0
+        refused = one.post("/chat/sessions", {})
+        assert (refused.status, refused.json["code"]) == (503, "store_unavailable")
+        session = one.session(session_id)
+        assert (session["messages"], session["status"]) == (before["messages"], "idle")
+        assert session["active_turn_id"] is None
+        assert one.get("/chat/sessions").json["total"] == 1
+        assert not is_well(one)
+        assert one.get("/runtime/info").json["store"]["problem"]
+    wait_until(lambda: is_well(one), "the store's recovery")
+    ready.until_over()
+    back = one.stream(session_id, after=ready.last_id)
+    back.until("session.ready")
+    one.send(session_id, "say after")
+    back.until("session.completed")
+    assert [message["text"] for message in one.session(session_id)["messages"]] == [
+        "say before", "before", "say after", "after",
+    ]  # fmt: skip
+    assert len(stored.rows(one.directories.state, "SELECT id FROM messages")) == 4
+
+
+def test_a_turn_goes_on_while_the_disk_is_full_and_is_stored_later(
+    bridge: BridgeFactory, fake_codex: FakeFactory
+) -> None:
+    codex = fake_codex()
+    one = bridge(CODEX_BIN=codex)
+    session_id, stream = open_session(one)
+    one.send(session_id, "stay")
+    stream.until("item.agent_message.delta")
+    with full_disk(one):
+        assert one.interrupt(session_id).status == 200
+        told = stream.until("session.interrupted")
+        assert told.data["session"]["messages"][-1]["text"] == "staying"
+    wait_until(lambda: is_well(one), "the store's recovery")
+    wait_until(
+        lambda: stored.rows(one.directories.state, "SELECT text FROM messages WHERE role = 'assistant'"),
+        "the stored answer",
+    )
+    one.kill()
+    again = bridge(CODEX_BIN=codex)
+    session = again.session(session_id)
+    assert [message["text"] for message in session["messages"]] == ["stay", "staying"]
+    assert (session["status"], session["last_error_code"]) == ("idle", None)
+
+
+@pytest.fixture
+def stopped(one: Bridge) -> Path:
+    """The database of a bridge that has stopped."""
+    play(one, "say hello")
+    one.stop()
+    return one.directories.state / "bridge.db"
+
+
+def test_a_damaged_database_stops_the_start_and_stays_as_it_is(bridge: BridgeFactory, stopped: Path) -> None:
+    stopped.write_bytes(b"no database at all" * 1000)
+    before = stopped.read_bytes()
+    with pytest.raises(AssertionError, match="did not start") as caught:
+        bridge()
+    assert f"codex-bridge: The database {stopped} is damaged" in str(caught.value)
+    assert "exit code 1" in str(caught.value)
+    assert stopped.read_bytes() == before
+
+
+def test_a_database_of_a_newer_bridge_is_refused_and_not_rewritten(
+    bridge: BridgeFactory, stopped: Path
+) -> None:
+    with closing(sqlite3.connect(stopped)) as database:
+        database.execute("PRAGMA journal_mode = DELETE")
+        database.execute("PRAGMA user_version = 999")
+    before = stopped.read_bytes()
+    with pytest.raises(AssertionError, match="did not start") as caught:
+        bridge()
+    assert "is of version 999" in str(caught.value)
+    assert "exit code 1" in str(caught.value)
+    assert stopped.read_bytes() == before

@@ -1,0 +1,111 @@
+"""Messages to a session that has a turn: refused, queued behind it, or made a part of it."""
+
+import pytest
+
+from tests.conftest import BridgeFactory
+from tests.support.bridge import Bridge
+from tests.support.fake_codex import FakeCodex
+from tests.support.sse import kinds
+from tests.support.turns import FakeFactory, open_session
+
+
+@pytest.fixture
+def codex(fake_codex: FakeFactory) -> FakeCodex:
+    """The scripted app-server."""
+    return fake_codex()
+
+
+@pytest.fixture
+def one(bridge: BridgeFactory, codex: FakeCodex) -> Bridge:
+    """A bridge on it, with a slot and two places in the queue."""
+    return bridge(CODEX_BIN=codex, CODEX_MAX_CONCURRENT_TURNS=2, CODEX_MAX_QUEUED_TURNS=2)
+
+
+def prompts(codex: FakeCodex) -> list[str]:
+    return [note["params"]["input"][0]["text"] for note in codex.received("turn/start")]
+
+
+def test_a_busy_session_refuses_by_default(one: Bridge) -> None:
+    session_id, stream = open_session(one)
+    turn_id = one.send(session_id, "stay")["turn_id"]
+    stream.until("item.agent_message.delta")
+    for body in ({}, {"when_busy": "reject"}):
+        reply = one.post_message(session_id, "say more", **body)
+        assert (reply.status, reply.json["code"]) == (409, "turn_in_progress")
+        assert reply.json["turn_id"] == turn_id
+    reply = one.post_message(session_id, "say more", when_busy="later")
+    assert (reply.status, reply.json["field"]) == (422, "when_busy")
+    assert len(one.session(session_id)["messages"]) == 1
+
+
+def test_messages_queue_behind_the_turn_and_run_in_order(one: Bridge, codex: FakeCodex) -> None:
+    session_id, stream = open_session(one)
+    first = one.send(session_id, "stay", when_busy="queue")
+    stream.until("item.agent_message.delta")
+    second = one.send(session_id, "say two", when_busy="queue")
+    third = one.send(session_id, "say three", when_busy="queue")
+    assert [answer["queued"] for answer in (first, second, third)] == [False, True, True]
+    session = one.session(session_id)
+    assert (session["status"], session["active_turn_id"]) == ("running", first["turn_id"])
+    assert session["queued_turn_ids"] == [second["turn_id"], third["turn_id"]]
+    assert one.get("/health").json["bridge_load"]["pending_turns"] == 2
+    assert one.post_message(session_id, "say four", when_busy="queue").json["code"] == "busy"
+    other = one.create_session()
+    one.send(other, "say I pass them")
+    assert one.settled(other)["messages"][-1]["text"] == "I pass them"
+
+    assert one.interrupt(session_id).json["turn_id"] == first["turn_id"]
+    stream.until("session.interrupted")
+    stream.until("session.completed")
+    stream.until("session.completed")
+    assert prompts(codex) == ["stay", "say I pass them", "say two", "say three"]
+    session = one.settled(session_id)
+    assert [message["text"] for message in session["messages"]] == [
+        "stay", "say two", "say three", "staying", "two", "three",
+    ]  # fmt: skip
+    assert (session["active_turn_id"], session["queued_turn_ids"]) == (None, [])
+
+
+def test_a_turn_that_waits_in_its_session_can_be_interrupted_alone(one: Bridge, codex: FakeCodex) -> None:
+    session_id, stream = open_session(one)
+    running = one.send(session_id, "stay")["turn_id"]
+    stream.until("item.agent_message.delta")
+    waiting = one.send(session_id, "say never", when_busy="queue")["turn_id"]
+    path = f"/chat/sessions/{session_id}/interrupt"
+    assert one.post(path, {"turn_id": waiting}).json["turn_id"] == waiting
+    session = one.session(session_id)
+    assert (session["active_turn_id"], session["queued_turn_ids"]) == (running, [])
+    assert session["status"] == "running"
+    gone = one.post(path, {"turn_id": waiting})
+    assert (gone.status, gone.json["code"]) == (409, "no_turn_in_progress")
+    assert one.post(path, {"turn_id": 5}).json["field"] == "turn_id"
+    assert one.post(path, {"turn_id": running}).status == 200
+    one.settled(session_id)
+    assert prompts(codex) == ["stay"]
+    assert "turn.completed" in kinds(stream.events)
+
+
+def test_what_waits_in_a_session_is_there_after_a_kill(bridge: BridgeFactory, codex: FakeCodex) -> None:
+    one = bridge(CODEX_BIN=codex)
+    session_id, stream = open_session(one)
+    one.send(session_id, "stay")
+    stream.until("item.agent_message.delta")
+    for text in ("say two", "say three"):
+        one.send(session_id, text, when_busy="queue")
+    one.kill()
+    again = bridge(CODEX_BIN=codex)
+    session = again.settled(session_id)
+    assert [message["text"] for message in session["messages"] if message["role"] == "assistant"][-2:] == [
+        "two", "three",
+    ]  # fmt: skip
+    assert prompts(codex) == ["stay", "say two", "say three"]
+
+
+def test_a_session_with_waiting_turns_can_be_deleted(one: Bridge) -> None:
+    session_id, stream = open_session(one)
+    one.send(session_id, "stay")
+    stream.until("item.agent_message.delta")
+    one.send(session_id, "say two", when_busy="queue")
+    assert one.delete(f"/chat/sessions/{session_id}").status == 200
+    stream.until_over()
+    assert one.get(f"/chat/sessions/{session_id}").status == 404
