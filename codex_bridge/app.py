@@ -99,7 +99,7 @@ class Bridge:
 
             self._runtime = ExecRuntime(config.codex_bin, self._environ, grace_s)
             sandbox = BriefSandbox(config.codex_bin, self._environ)
-        self._sandbox = SandboxCheck(sandbox, config.sandbox_mode)
+        self._sandbox = SandboxCheck(config.codex_bin, sandbox, config.sandbox_mode)
         self._device_auth = DeviceAuth(
             AppServerAccounts(self._app_server, self._environ),
             runtime_config.auth_state,

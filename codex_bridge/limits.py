@@ -174,7 +174,7 @@ RESTART_BACKOFF_S = 0.5
 MAX_QUICK_EXITS = 6
 # How long it stays given up, or a new program that did not start is left alone: it may be mended meanwhile.
 GIVE_UP_S = 60.0
-# A child that lived this long was healthy: the back-off starts anew.
+# A child that lived this long was healthy, also one that no turn has begun on: the back-off starts anew.
 HEALTHY_AFTER_S = 10.0
 # Threads kept open in Codex; beyond it the one used longest ago is closed and resumed when needed.
 MAX_LOADED_THREADS = 32

@@ -37,6 +37,8 @@ class AppServerChild:
         self._client = AppServerClient(self._on_notification, self._on_client_exit)
         self.program: Program | None = None
         self.is_wanted = True
+        # Whether a turn has begun on it: then it works, whatever ends it later.
+        self.is_proven = False
         self._uses = 0
         # The turns on it, by thread.
         self._runs: dict[str, Run] = {}
@@ -125,6 +127,8 @@ class AppServerChild:
             return
         if method == "thread/closed" and thread_id in self._closing:
             self._closing.pop(thread_id).cancel()
+        if method == "turn/started":
+            self.is_proven = True
         run = self._runs.get(thread_id)
         if run is not None:
             run.on_notification(method, params)

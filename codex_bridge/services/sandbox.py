@@ -10,6 +10,7 @@ import asyncio
 import os
 
 from .. import log
+from ..adapters.process import Program
 from ..errors import CodexFailed
 from ..limits import PROBE_TIMEOUT_S, SANDBOX_RECHECK_S
 from ..runtime import Failure, Sandbox
@@ -20,14 +21,16 @@ _UNSANDBOXED = "danger-full-access"
 
 
 class SandboxCheck:
-    """Holds the verdict. `message` says it to a person; `works` is None as long as there is none."""
+    """Holds the verdict on the Codex at `command`. `message` says it to a person; `works` is None as long as there is none."""
 
-    def __init__(self, sandbox: Sandbox, mode: str) -> None:
+    def __init__(self, command: str | None, sandbox: Sandbox, mode: str) -> None:
+        self._command = command
         self._sandbox = sandbox
         self._mode = mode
         self._directory = ""
         self._task: asyncio.Task[None] | None = None
         self._judged_at = 0.0
+        self._judged: Program | None = None
         self.works: bool | None = None
         self.message = "The sandbox has not been tried yet."
         self._trouble = Failure(self.message, "sandbox_unavailable")
@@ -42,10 +45,14 @@ class SandboxCheck:
         self._directory = directory
 
     def start(self) -> asyncio.Task[None] | None:
-        """Begin to look where there is no verdict, or a bad one that may have been mended; return what to wait for."""
+        """Begin to look where there is no verdict, one on another program, or a bad one that may have been mended.
+
+        Returns what to wait for.
+        """
         is_running = self._task is not None and not self._task.done()
         age_s = asyncio.get_running_loop().time() - self._judged_at
         is_stale = self.works is None or (self.works is False and age_s > SANDBOX_RECHECK_S)
+        is_stale = is_stale or self._program() != self._judged
         if self.is_wanted and not is_running and is_stale:
             self._task = asyncio.create_task(self._look(), name="sandbox check")
         return self._task
@@ -63,7 +70,11 @@ class SandboxCheck:
             self._task.cancel()
             await asyncio.wait([self._task])
 
+    def _program(self) -> Program | None:
+        return Program.at(self._command) if self._command is not None else None
+
     async def _look(self) -> None:
+        self._judged = self._program()
         probe = os.path.join(self._directory, "probe")
         inside = os.path.join(probe, "file")
         outside = os.path.join(os.path.dirname(self._directory), f".codex-bridge-probe-{os.urandom(8).hex()}")
