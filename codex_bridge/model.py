@@ -67,7 +67,7 @@ class Message:
 
 
 # The fields of a session that are stored; the rest is in its messages and events, or is about turns in progress.
-_STORED = (
+STORED_FIELDS = (
     "workspace_root", "runtime", "mode", "context", "thread_id", "status", "last_error", "last_error_code", "usage",
 )  # fmt: skip
 
@@ -99,7 +99,7 @@ class Session:
 
     def to_state(self) -> dict[str, Any]:
         """Return what is stored of a session besides its id, its times and its messages."""
-        return {name: getattr(self, name) for name in _STORED}
+        return {name: getattr(self, name) for name in STORED_FIELDS}
 
     def assistant_draft(self) -> str:
         """Return what the running turn's unfinished answer says so far."""

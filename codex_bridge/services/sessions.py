@@ -9,7 +9,7 @@ from weakref import WeakValueDictionary
 
 from ..errors import InvalidField, NotFound, StoreFailed
 from ..limits import MAX_BRIEF_MESSAGES, MAX_EVENTS_LOOKED_THROUGH, MAX_LOADED_SESSIONS
-from ..model import Message, Session, SessionMode, SessionStatus, new_id
+from ..model import STORED_FIELDS, Message, Session, SessionMode, SessionStatus, new_id
 from ..protocol import json_codec, sse
 from ..store import events, items, messages, sessions
 from ..store.items import ItemRow
@@ -169,8 +169,8 @@ class SessionService:
             name, data = sse.decode_event(frame)
             if name == "session.event":
                 note_recent(session, json_codec.decode(data))
-        live = LiveSession(row.key, session, dict(row.state["choice"]), EventLog(row.epoch, row.seq))
-        live.lacks_key, live.next_position = row.state["had_key"], next_position
+        live = LiveSession(row.key, session, dict(row.state.get("choice", {})), EventLog(row.epoch, row.seq))
+        live.lacks_key, live.next_position = row.state.get("had_key", False), next_position
         self._keep(live)
         return live
 
@@ -210,11 +210,12 @@ def _reading_page(limit: int, before: int | None) -> Query[list[tuple[SessionRow
 
 
 def _to_session(row: SessionRow, all_messages: list[Message]) -> Session:
-    state = {
-        name: value for name, value in row.state.items() if name not in ("choice", "had_key", "message_count")
-    }
     session = Session(
-        row.id, messages=all_messages, created_at=row.created_at, updated_at=row.updated_at, **state
+        row.id,
+        messages=all_messages,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        **{name: value for name, value in row.state.items() if name in STORED_FIELDS},
     )
     session.status, session.mode = SessionStatus(session.status), SessionMode(session.mode)
     return session
