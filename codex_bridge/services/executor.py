@@ -1,10 +1,15 @@
-"""The turn executor: slots for running turns and a bounded first-in-first-out queue for those that wait."""
+"""The turn executor: slots for running turns and a bounded first-in-first-out queue for those that wait.
+
+A turn that waits for a person lends its slot to others: it needs nothing meanwhile, and a person may take long. When
+it goes on, it does so at once, and for a while more turns may run than there are slots.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Awaitable, Callable
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from .. import log
@@ -31,12 +36,14 @@ class TurnExecutor:
         self._queue: deque[Job] = deque()
         # The running jobs' tasks, by lane.
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        # Of those that wait for a person, by lane: how many answers they wait for.
+        self._resting: Counter[str] = Counter()
         self._refusal: str | None = None
 
     def load(self) -> dict[str, int]:
         """Return `bridge_load`."""
         return {
-            "active_turns": len(self._tasks),
+            "active_turns": self._taken_slots,
             "pending_turns": len(self._queue),
             "max_concurrent_turns": self._slots,
             "max_queued_turns": self._queue_limit,
@@ -46,13 +53,13 @@ class TurnExecutor:
         """Raise `Unavailable` when the next job of `lane` would be refused."""
         if self._refusal is not None:
             raise self._unavailable(self._refusal, "shutting_down")
-        if len(self._queue) >= self._queue_limit and (len(self._tasks) >= self._slots or lane in self._tasks):
-            waiting = f"{len(self._tasks)} turns run and {len(self._queue)} wait"
+        if len(self._queue) >= self._queue_limit and (not self._has_slot or lane in self._tasks):
+            waiting = f"{self._taken_slots} turns run and {len(self._queue)} wait"
             raise self._unavailable(f"The bridge is busy: {waiting}. Try again later.", "busy")
 
     def submit(self, job: Job) -> bool:
         """Start `job`, or queue it and return True. Call `check_capacity` first."""
-        if len(self._tasks) < self._slots and job.lane not in self._tasks:
+        if self._has_slot and job.lane not in self._tasks:
             self._start(job)
             return False
         self._queue.append(job)
@@ -71,6 +78,18 @@ class TurnExecutor:
         """Say whether `job` is in the queue."""
         return job in self._queue
 
+    @contextmanager
+    def resting(self, job: Job) -> Iterator[None]:
+        """Lend the slot of a running job to others; it may wait for several things at once."""
+        self._resting[job.lane] += 1
+        self._fill_slots()
+        try:
+            yield
+        finally:
+            self._resting[job.lane] -= 1
+            if not self._resting[job.lane]:
+                del self._resting[job.lane]
+
     def refuse(self, reason: str) -> None:
         """Take no more jobs, and start none of those that wait."""
         self._refusal = reason
@@ -83,6 +102,14 @@ class TurnExecutor:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks.values(), timeout=timeout_s)
+
+    @property
+    def _taken_slots(self) -> int:
+        return len(self._tasks) - len(self._resting)
+
+    @property
+    def _has_slot(self) -> bool:
+        return self._taken_slots < self._slots
 
     def _start(self, job: Job) -> None:
         job.on_position(0)
@@ -101,7 +128,7 @@ class TurnExecutor:
         if self._refusal is not None:
             return
         started = False
-        while len(self._tasks) < self._slots:
+        while self._has_slot:
             job = next((job for job in self._queue if job.lane not in self._tasks), None)
             if job is None:
                 break
