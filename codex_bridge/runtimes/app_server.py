@@ -16,6 +16,7 @@ from ..limits import CALL_TIMEOUT_S, INTERRUPT_GRACE_S
 from ..protocol import codex, json_codec
 from ..runtime import (
     AccountEvent,
+    Ask,
     CommandResult,
     Emit,
     Failure,
@@ -34,7 +35,7 @@ class AppServerRuntime:
 
     capabilities: Mapping[str, bool] = {
         "deltas": True, "diffs": True, "interrupt": True, "resume": True, "images": True,
-        "background_commands": True, "approvals": False,
+        "background_commands": True, "approvals": True,
     }  # fmt: skip
 
     def __init__(
@@ -51,14 +52,14 @@ class AppServerRuntime:
         self._runs: dict[str, Run] = {}
         self._given: dict[str, AppServerChild] = {}
 
-    async def run_turn(self, request: TurnRequest, emit: Emit) -> TurnOutcome:
+    async def run_turn(self, request: TurnRequest, emit: Emit, ask: Ask) -> TurnOutcome:
         """Run one turn; see `Runtime`."""
-        run = Run(request, emit)
+        run = Run(request, emit, ask)
         outcome = await self._attempt(run)
         if outcome.failure is not None and outcome.failure.code == "codex_exited" and not run.has_begun:
             # A child can die while it rests, and nobody knows until it is spoken to. What it never began can be
             # given to the next one.
-            outcome = await self._attempt(Run(request, emit))
+            outcome = await self._attempt(Run(request, emit, ask))
         return outcome
 
     async def _attempt(self, run: Run) -> TurnOutcome:
@@ -104,8 +105,11 @@ class AppServerRuntime:
         await child.open_thread(run)
         run.cancellable = None
         context = json_codec.encode(request.context).decode() if request.context else None
-        await child.call("turn/start", codex.turn_params(request, run.thread_id, context))
-        outcome = await run.done
+        try:
+            await child.call("turn/start", codex.turn_params(request, run.thread_id, context))
+            outcome = await run.done
+        finally:
+            await run.asks.end()
         if outcome.status is TurnStatus.INTERRUPTED and child.is_alive:
             await child.end_commands(run)
         return outcome

@@ -20,7 +20,7 @@ from ..errors import BridgeError, CodexFailed
 from ..limits import CHILD_STOP_STEP_S, INTERRUPT_GRACE_S
 from ..protocol import codex, codex_exec, json_codec
 from ..protocol.jsonrpc import LineSplitter
-from ..runtime import Emit, Failure, TurnOutcome, TurnRequest, TurnStatus
+from ..runtime import Ask, Emit, Failure, TurnOutcome, TurnRequest, TurnStatus
 from ..workspace.scratch import keep_scratch, link_into
 
 
@@ -38,7 +38,7 @@ class ExecRuntime:
         self._runs: dict[str, _Run] = {}
         self._stopping = False
 
-    async def run_turn(self, request: TurnRequest, emit: Emit) -> TurnOutcome:
+    async def run_turn(self, request: TurnRequest, emit: Emit, ask: Ask) -> TurnOutcome:
         """Run one turn; see `Runtime`."""
         run = self._runs[request.turn_id] = _Run(request, emit)
         try:
