@@ -17,6 +17,7 @@ from .adapters.http_client import HttpClient
 from .adapters.http_server import HttpServer, is_loopback
 from .api import replies
 from .api.access import Access
+from .api.approvals import ApprovalRoutes
 from .api.auth import AuthRoutes
 from .api.messages import MessageRoutes
 from .api.proxy import ProxyRoutes
@@ -28,9 +29,11 @@ from .api.stream import StreamRoutes
 from .config import Config
 from .errors import ConfigError, StartFailed, StoreFailed
 from .limits import CLOSE_GRACE_S, DOCTOR_WAIT_S, SHORT_TOKEN_CHARACTERS
+from .model import Latitude
 from .runtime import Runtime, Sandbox
 from .runtimes.accounts import AppServerAccounts
 from .runtimes.app_server import AppServerRuntime, BriefSandbox
+from .services.approvals import Approvals
 from .services.backend import ProviderSettings
 from .services.device_auth import DeviceAuth
 from .services.executor import TurnExecutor
@@ -99,7 +102,7 @@ class Bridge:
 
             self._runtime = ExecRuntime(config.codex_bin, self._environ, grace_s)
             sandbox = BriefSandbox(config.codex_bin, self._environ)
-        self._sandbox = SandboxCheck(sandbox, config.sandbox_mode)
+        self._sandbox = SandboxCheck(config.codex_bin, sandbox, config.sandbox_mode)
         self._device_auth = DeviceAuth(
             AppServerAccounts(self._app_server, self._environ),
             runtime_config.auth_state,
@@ -116,8 +119,12 @@ class Bridge:
         self._executor = TurnExecutor(config.max_concurrent_turns, config.max_queued_turns)
         self._database = Database(os.path.join(config.state_dir, _DATABASE), MIGRATIONS)
         self._recorder = Recorder(self._database)
-        self._sessions = SessionService(self._database, self._recorder)
+        self._latitude = _latitude(config)
+        self._sessions = SessionService(self._database, self._recorder, self._latitude)
         self._transcript = Transcript(self._recorder)
+        self._approvals = Approvals(
+            self._database, self._recorder, self._transcript, config.approval_timeout_ms / 1000
+        )
         self._turns = self._make_turns(runtime_config)
         keep = Keep(config.keep_sessions, config.keep_days, config.keep_events, config.keep_event_days)
         self._retention = Retention(
@@ -134,6 +141,8 @@ class Bridge:
             self._sandbox,
             self._device_auth,
             self._transcript,
+            self._approvals,
+            self._executor,
             self._config.turn_timeout_ms / 1000,
         )
         return TurnService(
@@ -145,7 +154,6 @@ class Bridge:
             self._transcript,
             self._recorder,
             runtime_config.backend_of_session,
-            self._config.sandbox_mode,
         )
 
     def _make_router(self, roots: WorkspaceRoots, runtime_config: RuntimeConfig) -> Router:
@@ -165,8 +173,9 @@ class Bridge:
         configuration = RuntimeConfigRoutes(runtime_config)
         auth = AuthRoutes(self._device_auth)
         keys = IdempotencyKeys(self._database)
-        chats = SessionRoutes(self._sessions, self._turns, roots, runtime_config, keys)
+        chats = SessionRoutes(self._sessions, self._turns, roots, runtime_config, keys, self._latitude)
         messages = MessageRoutes(self._sessions, self._turns, self._executor, keys)
+        approvals = ApprovalRoutes(self._sessions, self._approvals)
         self._streams = StreamRoutes(self._sessions)
         proxy = ProxyRoutes(self._client, runtime_config)
         routes = [
@@ -186,6 +195,8 @@ class Bridge:
             Route("GET", "/chat/sessions/:id/stream", self._streams.stream),
             Route("POST", "/chat/sessions/:id/messages", messages.send, starts_work=True),
             Route("POST", "/chat/sessions/:id/interrupt", messages.interrupt),
+            Route("GET", "/chat/sessions/:id/approvals", approvals.list),
+            Route("POST", "/chat/sessions/:id/approvals", approvals.answer),
             Route("*", "/v1/*", proxy.forward, takes_any_body=True, starts_work=True),
         ]
         return Router(routes, access, self._executor.check_open)
@@ -230,7 +241,7 @@ class Bridge:
         await self._database.open()
         self._is_open = True
         await self._sessions.open()
-        await recover(self._database, self._sessions, self._turns, self._transcript)
+        await recover(self._database, self._sessions, self._turns, self._transcript, self._approvals)
 
     async def _close_store(self) -> None:
         if not self._is_open:
@@ -275,7 +286,7 @@ class Bridge:
     @property
     def is_busy(self) -> bool:
         """Whether a drain has something to wait for."""
-        return self._executor.load()["active_turns"] > 0 or self._server.answering > 0
+        return self._executor.is_busy or self._server.answering > 0
 
     def describe_work(self) -> str:
         """Say for a person how much is under way."""
@@ -370,6 +381,13 @@ def _provider_settings(config: Config) -> ProviderSettings:
     )
 
 
+def _latitude(config: Config) -> Latitude:
+    """Return what sessions may choose. What exec can do about approvals is nothing, and all of its sessions say so."""
+    policies = settings.APPROVAL_POLICIES[: settings.APPROVAL_POLICIES.index(config.approval_policy) + 1]
+    modes = settings.SANDBOX_MODES[: settings.SANDBOX_MODES.index(config.sandbox_mode) + 1]
+    return Latitude(policies[-1:] if config.runtime_kind == "exec" else policies, modes)
+
+
 def _doubts(config: Config, auth_mode: str) -> list[str]:
     """Return what an operator may not have meant, a sentence each."""
     doubts = []
@@ -394,6 +412,7 @@ def _shown(config: Config) -> dict[str, Any]:
     return {
         "runtime_kind": config.runtime_kind,
         "sandbox_mode": config.sandbox_mode,
+        "approval_policy": config.approval_policy,
         "workspace_roots": list(config.workspace_roots),
     }
 
