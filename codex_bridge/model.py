@@ -140,6 +140,10 @@ def _with_short_diff(change: dict[str, Any]) -> dict[str, Any]:
     return {**change, "diff": f"{diff[:MAX_BRIEF_DIFF_CHARACTERS]}... [{len(diff)} characters]"}
 
 
+# With it each command and each edit is asked for.
+STRICTEST_POLICY = "untrusted"
+
+
 @dataclass(frozen=True, slots=True)
 class Latitude:
     """What sessions may be allowed: the approval policies and the sandbox modes from the strictest to the bridge's own."""
@@ -158,8 +162,11 @@ class Latitude:
         return self.sandbox_modes[-1]
 
     def limit(self, session: Session) -> None:
-        """Take a session that was allowed more, by a bridge before this one, back to what this one allows."""
-        if session.approval_policy not in self.approval_policies:
+        """Take a session that was allowed more, by a bridge before this one, back to what this one allows.
+
+        The strictest policy stays what it is, also where nobody can be asked and `never` is all there is.
+        """
+        if session.approval_policy not in (*self.approval_policies, STRICTEST_POLICY):
             session.approval_policy = self.approval_policy
         if session.sandbox_mode not in self.sandbox_modes:
             session.sandbox_mode = self.sandbox_mode
@@ -181,7 +188,7 @@ class Session:
     runtime: dict[str, Any]
     mode: SessionMode = SessionMode.WORKSPACE
     context: dict[str, Any] = field(default_factory=dict)
-    approval_policy: str = "untrusted"
+    approval_policy: str = STRICTEST_POLICY
     sandbox_mode: str = "read-only"
     thread_id: str | None = None
     status: SessionStatus = SessionStatus.IDLE

@@ -78,8 +78,8 @@ class Approvals:
         self._transcript = transcript
         self._timeout_s = timeout_s
         self._waiting: dict[str, _Waiting] = {}
-        # What became of the newest settled ones, by id.
-        self._settled: OrderedDict[str, Approval] = OrderedDict()
+        # What became of the newest settled ones, by session and id.
+        self._settled: OrderedDict[tuple[str, str], dict[str, Any]] = OrderedDict()
 
     async def ask(self, live: LiveSession, turn_id: str, request: ApprovalRequest) -> ApprovalAnswer:
         """Tell the hosts of a session what Codex wants, and wait for an answer; see `runtime.Ask`."""
@@ -163,7 +163,9 @@ class Approvals:
         now = live.session.updated_at = now_ms()
         approval.status, approval.decision, approval.settled_reason = status, decision, str(reason)
         approval.settled_at = now
-        self._settled[approval.id] = approval
+        self._settled[approval.session_id, approval.id] = _told_late(
+            approval.id, status, approval.settlement()
+        )
         while len(self._settled) > MAX_SETTLED_APPROVALS:
             self._settled.popitem(last=False)
         stored = self._recorder.secure(live, approvals.settle(approval.id, status, decision, reason, now))
@@ -191,21 +193,22 @@ class Approvals:
 
     async def _explain(self, live: LiveSession, request_id: str) -> Conflict:
         """Return the error that says why an approval is not pending, as far as that is known."""
-        approval = self._settled.get(request_id)
-        if approval is not None and approval.session_id == live.session.id:
-            return _settled_before(approval.id, approval.status, approval.settlement())
+        told = self._settled.get((live.session.id, request_id)) or await self._look_up(live, request_id)
+        if told is None:
+            return _not_pending(f"The approval {request_id[:64]!r} is not pending in this session.")
+        why = _WHY.get(told["settled_reason"], told["settled_reason"])
+        return _not_pending(f"The approval is {told['status']}, not pending any more: {why}.", approval=told)
+
+    async def _look_up(self, live: LiveSession, request_id: str) -> dict[str, Any] | None:
+        """Return what the store knows of a settled approval."""
         try:
             row = await self._database.read(approvals.select(live.key, request_id))
         except StoreFailed:
-            row = None
-        if row is None:
-            return _not_pending(f"The approval {request_id[:64]!r} is not pending in this session.")
-        settlement = {
-            "decision": row.decision,
-            "settled_reason": row.reason,
-            "settled_at": row.settled_at,
-        }
-        return _settled_before(row.id, row.status, settlement)
+            return None  # its reason is lost on the host, and that it is not pending is true all the same
+        if row is None or row.status == ApprovalStatus.PENDING:
+            return None
+        settlement = {"decision": row.decision, "settled_reason": row.reason, "settled_at": row.settled_at}
+        return _told_late(row.id, row.status, settlement)
 
 
 def _responded(approval: Mapping[str, Any], status: str, settlement: dict[str, Any]) -> dict[str, Any]:
@@ -213,13 +216,10 @@ def _responded(approval: Mapping[str, Any], status: str, settlement: dict[str, A
     return {"type": "approval.responded", **told, "status": status, **settlement}
 
 
-def _settled_before(request_id: str, status: str, settlement: dict[str, Any]) -> Conflict:
-    why = _WHY.get(settlement["settled_reason"], settlement["settled_reason"])
+def _told_late(request_id: str, status: str, settlement: dict[str, Any]) -> dict[str, Any]:
+    """Return what one is told who comes too late."""
     told = {name: settlement[name] for name in ("decision", "settled_reason", "settled_at")}
-    return _not_pending(
-        f"The approval is {status}, not pending any more: {why}.",
-        approval={"request_id": request_id, "status": status, **told},
-    )
+    return {"request_id": request_id, "status": status, **told}
 
 
 def _not_pending(message: str, **details: Any) -> Conflict:
@@ -259,13 +259,13 @@ def _check_answers(
 
 def _check_texts(question: Question, value: object) -> tuple[str, ...]:
     name = f"answers.{question.id}"
-    texts = value if isinstance(value, list) else [value]
-    for text in texts:
-        if not isinstance(text, str) or len(text) > MAX_ANSWER_CHARACTERS:
-            raise InvalidField(
-                name, f"{name}: expected a text, or a list of texts, of at most {MAX_ANSWER_CHARACTERS} characters."
-            )  # fmt: skip
-        labels = [option["label"] for option in question.options]
-        if labels and not question.is_other and text not in labels:
-            raise InvalidField(name, f"{name}: expected one of {', '.join(map(repr, labels))}.")
-    return tuple(texts)
+    given = value if isinstance(value, list) else [value]
+    texts = tuple(text for text in given if isinstance(text, str))
+    if len(texts) < len(given):
+        raise InvalidField(name, f"{name}: expected a text, or a list of texts.")
+    if sum(len(text) + 1 for text in texts) > MAX_ANSWER_CHARACTERS:
+        raise InvalidField(name, f"{name}: expected less than {MAX_ANSWER_CHARACTERS} characters.")
+    labels = [option["label"] for option in question.options]
+    if labels and not question.is_other and not set(texts) <= set(labels):
+        raise InvalidField(name, f"{name}: expected one of {', '.join(map(repr, labels))}.")
+    return texts

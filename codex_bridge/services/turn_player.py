@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .. import log
-from ..model import Session
+from ..model import STRICTEST_POLICY, Session
 from ..runtime import (
     ApprovalAnswer,
     ApprovalRequest,
@@ -33,8 +33,13 @@ from .turn_timer import TurnTimer
 # Failures that are not the upstream's, whatever it did before.
 _CODEX_ITSELF = frozenset(
     {"codex_exited", "codex_stuck", "codex_unavailable", "workspace_moved", "sandbox_unavailable"}
+    | {"approvals_unavailable"}
 )
 _MOVED = Failure("The session's workspace is gone, or has become a link to another place.", "workspace_moved")
+_UNASKED = Failure(
+    "Nothing may be done in this session without asking, and with CODEX_RUNTIME_KIND=exec nobody can be asked.",
+    "approvals_unavailable",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,11 +179,14 @@ class TurnPlayer:
         """Return what must keep the turn from running."""
         if not is_unmoved(turn.live.session.workspace_root):
             return _MOVED
+        session = turn.live.session
+        if session.approval_policy == STRICTEST_POLICY and not self._runtime.capabilities["approvals"]:
+            return _UNASKED
         if turn.backend.route is None:
             obstacle = await self._device_auth.find_obstacle()
             if obstacle is not None:
                 return obstacle
-        return await self._sandbox.find_obstacle(turn.live.session.sandbox_mode)
+        return await self._sandbox.find_obstacle(session.sandbox_mode)
 
     def _on_event(self, turn: Turn, event: Event) -> None:
         if event["type"] != "usage.updated":

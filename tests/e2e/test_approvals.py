@@ -169,11 +169,8 @@ def test_what_was_not_offered_is_refused(bridge: BridgeFactory, upstream: Upstre
     end(stream)
 
 
-def test_untrusted_asks_before_each_command_and_the_sandbox_holds_it_all_the_same(
-    bridge: BridgeFactory, upstream: Upstream, tmp_path: Path
-) -> None:
-    outside = tmp_path / "outside.txt"
-    upstream.script = rounds(run(f"touch a.txt; touch {outside}"), say("Done."))
+def test_untrusted_asks_before_each_command(bridge: BridgeFactory, upstream: Upstream) -> None:
+    upstream.script = rounds(run("touch a.txt"), say("Done."))
     one = bridge()
     session_id, stream, asked = begin(one, approval_policy="untrusted")
     assert "touch a.txt" in asked["command"]
@@ -181,7 +178,6 @@ def test_untrusted_asks_before_each_command_and_the_sandbox_holds_it_all_the_sam
     one.decide(session_id, "accept")
     end(stream)
     assert (one.workspace / "a.txt").exists()
-    assert not outside.exists()
 
     free, stream = open_session(one)
     one.send(free, "Do it")
@@ -226,6 +222,19 @@ def test_a_file_change_is_asked_for_with_its_diff(
     assert (one.workspace / "new.txt").exists() is was_made
     assert (one.workspace / "old.txt").read_text() == ("two\n" if was_made else "one\n")
     assert item(stream, asked["item_id"])["status"] == ("completed" if was_made else "declined")
+
+
+def test_an_edit_outside_of_the_workspace_is_asked_for(
+    bridge: BridgeFactory, upstream: Upstream, tmp_path: Path
+) -> None:
+    one = bridge()
+    for word, was_made in (("decline", False), ("accept", True)):
+        upstream.script = rounds(patch(add(f"{tmp_path}/outside.txt", "x")), say("Done."))
+        session_id, stream, asked = begin(one)
+        assert [change["path"] for change in asked["changes"]] == [f"{tmp_path}/outside.txt"]
+        assert one.decide(session_id, word).status == 200
+        assert end(stream).name == "session.completed"
+        assert (tmp_path / "outside.txt").exists() is was_made
 
 
 def test_file_changes_are_allowed_for_the_session(bridge: BridgeFactory, upstream: Upstream) -> None:

@@ -73,6 +73,21 @@ def test_exec_can_ask_nobody(bridge: BridgeFactory, fake_codex: FakeFactory) -> 
     assert allowed(one, session_id) == ("never", "read-only")
 
 
+def test_exec_does_nothing_where_all_must_be_asked(bridge: BridgeFactory, fake_codex: FakeFactory) -> None:
+    fake = fake_codex()
+    one = bridge(CODEX_BIN=fake)
+    strict, usual = one.create_session(approval_policy="untrusted"), one.create_session()
+    one.stop()
+    again = bridge(CODEX_BIN=fake, CODEX_RUNTIME_KIND="exec")
+    for session_id in (strict, usual):
+        again.send(session_id, "say hello")
+    assert again.settled(strict)["last_error_code"] == "approvals_unavailable"
+    assert allowed(again, strict) == ("untrusted", "workspace-write")
+    assert again.settled(usual)["status"] == "idle"
+    assert allowed(again, usual) == ("never", "workspace-write")
+    assert len(fake.execs()) == 1
+
+
 def test_a_stricter_bridge_takes_back_what_the_one_before_allowed(
     bridge: BridgeFactory, fake_codex: FakeFactory
 ) -> None:

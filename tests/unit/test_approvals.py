@@ -405,7 +405,8 @@ def test_a_secret_answer_is_nowhere(tmp_path: Path) -> None:
         ({"other": 7}, "answers.other"),
         ({"other": None}, "answers.other"),
         ({"other": [["Red"]]}, "answers.other"),
-        ({"pin": "x" * (MAX_ANSWER_CHARACTERS + 1)}, "answers.pin"),
+        ({"pin": "x" * MAX_ANSWER_CHARACTERS}, "answers.pin"),
+        ({"pin": [""] * (MAX_ANSWER_CHARACTERS + 1)}, "answers.pin"),
     ],
 )
 def test_answers_that_do_not_fit(tmp_path: Path, answers: Any, field: str) -> None:
