@@ -143,14 +143,18 @@ class AppServerRuntime:
         if run is None or not run.is_steerable:
             raise Conflict("The turn cannot be steered: it has not begun, or is over.", code=_NOT_STEERABLE)
         message_id = new_id("steer")
+        params = codex.steer_params(run.thread_id, run.begun.result(), message_id, text, images)
         run.note_steer(message_id)
-        codex_id = run.begun.result()
-        params = codex.steer_params(run.thread_id, codex_id, message_id, text, images)
+        reason = "it is over."
         try:
-            await self._given[turn_id].call("turn/steer", params)
+            # Told in the order of what else is told of the turn, its end included.
+            await self._given[turn_id].call(
+                "turn/steer", params, on_result=lambda result: run.accept_steer(message_id)
+            )
         except CodexFailed as problem:
-            run.forget_steer(message_id)
-            raise Conflict(f"The turn cannot be steered: {problem.message}", code=_NOT_STEERABLE) from None
+            reason = problem.message
+        if not run.settle_steer(message_id):
+            raise Conflict(f"The turn cannot be steered: {reason}", code=_NOT_STEERABLE)
 
     def close_thread(self, thread_id: str) -> None:
         """Let Codex forget a thread; its files stay Codex's own."""

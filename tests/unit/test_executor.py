@@ -237,7 +237,7 @@ async def test_a_bridge_that_stops_lends_no_slots() -> None:
     executor = TurnExecutor(1, 1)
     first, second = submit(executor, "a", "b")
     await first.started.wait()
-    executor.refuse("The bridge is shutting down.")
+    executor.refuse()
     with executor.resting(first.job):
         assert second.positions == [1]
     await finish(executor, first)

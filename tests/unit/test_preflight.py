@@ -131,7 +131,7 @@ def test_each_mode_has_a_verdict_of_its_own(tmp_path: Path) -> None:
     async def judge() -> None:
         (tmp_path / "scratch").mkdir()
         machine = Machine("holds")
-        check = SandboxCheck(machine, "danger-full-access")
+        check = SandboxCheck(None, machine, "danger-full-access")
         check.open(str(tmp_path / "scratch"))
         assert await check.find_obstacle() is None
         assert (machine.runs, check.works, check.is_wanted) == (0, None, False)

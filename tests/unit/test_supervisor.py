@@ -12,7 +12,7 @@ import pytest
 
 from codex_bridge.errors import CodexFailed, Conflict
 from codex_bridge.limits import MAX_QUICK_EXITS
-from codex_bridge.runtime import Event, TurnOutcome, TurnRequest, TurnStatus
+from codex_bridge.runtime import ApprovalAnswer, ApprovalRequest, Event, TurnOutcome, TurnRequest, TurnStatus
 from codex_bridge.runtimes import app_server_child, quick_exits, supervisor
 from codex_bridge.runtimes.app_server import AppServerRuntime
 from codex_bridge.runtimes.supervisor import TRANSITIONS, Lifecycle, State
@@ -50,6 +50,11 @@ def test_each_state_can_be_reached_and_left() -> None:
     assert [state for state in State if not TRANSITIONS[state]] == [State.STOPPING]
 
 
+async def never_asked(request: ApprovalRequest) -> ApprovalAnswer:
+    """Take no question: nothing here asks any."""
+    raise AssertionError(f"asked: {request}")
+
+
 class Scene:
     """A runtime on a scripted Codex."""
 
@@ -76,7 +81,7 @@ class Scene:
                 self.threads[session] = event["thread_id"]
 
         request = TurnRequest(session, turn, self.threads.get(session), "/", "read-only", text)
-        return await self.runtime.run_turn(request, emit)
+        return await self.runtime.run_turn(request, emit, never_asked)
 
     async def begin(self, text: str, turn: str, session: str = "s") -> asyncio.Task[TurnOutcome]:
         """Run a turn in the background; return once it has said something."""
