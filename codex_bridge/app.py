@@ -79,11 +79,7 @@ class Bridge:
         log.hide(config.token)
         roots = WorkspaceRoots(config.workspace_root, config.workspace_roots)
         runtime_config = RuntimeConfig(_provider_settings(config), roots)
-        self._doubts = _doubts(config, runtime_config.backend.auth_mode)
-        if sockets and config.socket is not None:
-            self._doubts.append(
-                "CODEX_BRIDGE_SOCKET is not used: the service manager has opened the sockets."
-            )
+        self._doubts = _doubts(config, runtime_config.backend.auth_mode, sockets)
         self._environ = settings.child_environment(config)
         self._state: StateDirectory | None = None
         self._scratch: str | None = None
@@ -126,13 +122,18 @@ class Bridge:
             self._database, self._recorder, self._transcript, config.approval_timeout_ms / 1000
         )
         self._turns = self._make_turns(runtime_config)
-        keep = Keep(config.keep_sessions, config.keep_days, config.keep_events, config.keep_event_days)
-        self._retention = Retention(
-            self._database, keep, self._turns.delete_unused_session, self._sessions.is_in_use
-        )
-        self._sessions.on_delete = self._retention.wake
+        self._retention = self._make_retention()
         router = self._make_router(roots, runtime_config)
         self._server = HttpServer(router.handle, replies.failure)
+
+    def _make_retention(self) -> Retention:
+        config = self._config
+        keep = Keep(config.keep_sessions, config.keep_days, config.keep_events, config.keep_event_days)
+        retention = Retention(
+            self._database, keep, self._turns.delete_unused_session, self._sessions.is_in_use
+        )
+        self._sessions.on_delete = retention.wake
+        return retention
 
     def _make_turns(self, runtime_config: RuntimeConfig) -> TurnService:
         player = TurnPlayer(
@@ -388,9 +389,11 @@ def _latitude(config: Config) -> Latitude:
     return Latitude(policies[-1:] if config.runtime_kind == "exec" else policies, modes)
 
 
-def _doubts(config: Config, auth_mode: str) -> list[str]:
+def _doubts(config: Config, auth_mode: str, sockets: Sequence[socket.socket]) -> list[str]:
     """Return what an operator may not have meant, a sentence each."""
     doubts = []
+    if sockets and config.socket is not None:
+        doubts.append("CODEX_BRIDGE_SOCKET is not used: the service manager has opened the sockets.")
     if config.token is not None and len(config.token) < SHORT_TOKEN_CHARACTERS:
         doubts.append(
             f"CODEX_BRIDGE_TOKEN is short enough to be guessed; {SHORT_TOKEN_CHARACTERS} characters are better."
