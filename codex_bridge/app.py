@@ -17,6 +17,7 @@ from .adapters.http_client import HttpClient
 from .adapters.http_server import HttpServer, is_loopback
 from .api import replies
 from .api.access import Access
+from .api.approvals import ApprovalRoutes
 from .api.auth import AuthRoutes
 from .api.messages import MessageRoutes
 from .api.proxy import ProxyRoutes
@@ -28,9 +29,11 @@ from .api.stream import StreamRoutes
 from .config import Config
 from .errors import ConfigError, StartFailed, StoreFailed
 from .limits import CLOSE_GRACE_S, DOCTOR_WAIT_S, SHORT_TOKEN_CHARACTERS
+from .model import Latitude
 from .runtime import Runtime, Sandbox
 from .runtimes.accounts import AppServerAccounts
 from .runtimes.app_server import AppServerRuntime, BriefSandbox
+from .services.approvals import Approvals
 from .services.backend import ProviderSettings
 from .services.device_auth import DeviceAuth
 from .services.executor import TurnExecutor
@@ -76,11 +79,7 @@ class Bridge:
         log.hide(config.token)
         roots = WorkspaceRoots(config.workspace_root, config.workspace_roots)
         runtime_config = RuntimeConfig(_provider_settings(config), roots)
-        self._doubts = _doubts(config, runtime_config.backend.auth_mode)
-        if sockets and config.socket is not None:
-            self._doubts.append(
-                "CODEX_BRIDGE_SOCKET is not used: the service manager has opened the sockets."
-            )
+        self._doubts = _doubts(config, runtime_config.backend.auth_mode, sockets)
         self._environ = settings.child_environment(config)
         self._state: StateDirectory | None = None
         self._scratch: str | None = None
@@ -99,7 +98,7 @@ class Bridge:
 
             self._runtime = ExecRuntime(config.codex_bin, self._environ, grace_s)
             sandbox = BriefSandbox(config.codex_bin, self._environ)
-        self._sandbox = SandboxCheck(sandbox, config.sandbox_mode)
+        self._sandbox = SandboxCheck(config.codex_bin, sandbox, config.sandbox_mode)
         self._device_auth = DeviceAuth(
             AppServerAccounts(self._app_server, self._environ),
             runtime_config.auth_state,
@@ -116,16 +115,25 @@ class Bridge:
         self._executor = TurnExecutor(config.max_concurrent_turns, config.max_queued_turns)
         self._database = Database(os.path.join(config.state_dir, _DATABASE), MIGRATIONS)
         self._recorder = Recorder(self._database)
-        self._sessions = SessionService(self._database, self._recorder)
+        self._latitude = _latitude(config)
+        self._sessions = SessionService(self._database, self._recorder, self._latitude)
         self._transcript = Transcript(self._recorder)
-        self._turns = self._make_turns(runtime_config)
-        keep = Keep(config.keep_sessions, config.keep_days, config.keep_events, config.keep_event_days)
-        self._retention = Retention(
-            self._database, keep, self._turns.delete_unused_session, self._sessions.is_in_use
+        self._approvals = Approvals(
+            self._database, self._recorder, self._transcript, config.approval_timeout_ms / 1000
         )
-        self._sessions.on_delete = self._retention.wake
+        self._turns = self._make_turns(runtime_config)
+        self._retention = self._make_retention()
         router = self._make_router(roots, runtime_config)
         self._server = HttpServer(router.handle, replies.failure)
+
+    def _make_retention(self) -> Retention:
+        config = self._config
+        keep = Keep(config.keep_sessions, config.keep_days, config.keep_events, config.keep_event_days)
+        retention = Retention(
+            self._database, keep, self._turns.delete_unused_session, self._sessions.is_in_use
+        )
+        self._sessions.on_delete = retention.wake
+        return retention
 
     def _make_turns(self, runtime_config: RuntimeConfig) -> TurnService:
         player = TurnPlayer(
@@ -134,6 +142,8 @@ class Bridge:
             self._sandbox,
             self._device_auth,
             self._transcript,
+            self._approvals,
+            self._executor,
             self._config.turn_timeout_ms / 1000,
         )
         return TurnService(
@@ -145,7 +155,6 @@ class Bridge:
             self._transcript,
             self._recorder,
             runtime_config.backend_of_session,
-            self._config.sandbox_mode,
         )
 
     def _make_router(self, roots: WorkspaceRoots, runtime_config: RuntimeConfig) -> Router:
@@ -165,8 +174,9 @@ class Bridge:
         configuration = RuntimeConfigRoutes(runtime_config)
         auth = AuthRoutes(self._device_auth)
         keys = IdempotencyKeys(self._database)
-        chats = SessionRoutes(self._sessions, self._turns, roots, runtime_config, keys)
+        chats = SessionRoutes(self._sessions, self._turns, roots, runtime_config, keys, self._latitude)
         messages = MessageRoutes(self._sessions, self._turns, self._executor, keys)
+        approvals = ApprovalRoutes(self._sessions, self._approvals)
         self._streams = StreamRoutes(self._sessions)
         proxy = ProxyRoutes(self._client, runtime_config)
         routes = [
@@ -186,6 +196,8 @@ class Bridge:
             Route("GET", "/chat/sessions/:id/stream", self._streams.stream),
             Route("POST", "/chat/sessions/:id/messages", messages.send, starts_work=True),
             Route("POST", "/chat/sessions/:id/interrupt", messages.interrupt),
+            Route("GET", "/chat/sessions/:id/approvals", approvals.list),
+            Route("POST", "/chat/sessions/:id/approvals", approvals.answer),
             Route("*", "/v1/*", proxy.forward, takes_any_body=True, starts_work=True),
         ]
         return Router(routes, access, self._executor.check_open)
@@ -230,7 +242,7 @@ class Bridge:
         await self._database.open()
         self._is_open = True
         await self._sessions.open()
-        await recover(self._database, self._sessions, self._turns, self._transcript)
+        await recover(self._database, self._sessions, self._turns, self._transcript, self._approvals)
 
     async def _close_store(self) -> None:
         if not self._is_open:
@@ -275,7 +287,7 @@ class Bridge:
     @property
     def is_busy(self) -> bool:
         """Whether a drain has something to wait for."""
-        return self._executor.load()["active_turns"] > 0 or self._server.answering > 0
+        return self._executor.is_busy or self._server.answering > 0
 
     def describe_work(self) -> str:
         """Say for a person how much is under way."""
@@ -370,9 +382,18 @@ def _provider_settings(config: Config) -> ProviderSettings:
     )
 
 
-def _doubts(config: Config, auth_mode: str) -> list[str]:
+def _latitude(config: Config) -> Latitude:
+    """Return what sessions may choose. What exec can do about approvals is nothing, and all of its sessions say so."""
+    policies = settings.APPROVAL_POLICIES[: settings.APPROVAL_POLICIES.index(config.approval_policy) + 1]
+    modes = settings.SANDBOX_MODES[: settings.SANDBOX_MODES.index(config.sandbox_mode) + 1]
+    return Latitude(policies[-1:] if config.runtime_kind == "exec" else policies, modes)
+
+
+def _doubts(config: Config, auth_mode: str, sockets: Sequence[socket.socket]) -> list[str]:
     """Return what an operator may not have meant, a sentence each."""
     doubts = []
+    if sockets and config.socket is not None:
+        doubts.append("CODEX_BRIDGE_SOCKET is not used: the service manager has opened the sockets.")
     if config.token is not None and len(config.token) < SHORT_TOKEN_CHARACTERS:
         doubts.append(
             f"CODEX_BRIDGE_TOKEN is short enough to be guessed; {SHORT_TOKEN_CHARACTERS} characters are better."
@@ -394,6 +415,7 @@ def _shown(config: Config) -> dict[str, Any]:
     return {
         "runtime_kind": config.runtime_kind,
         "sandbox_mode": config.sandbox_mode,
+        "approval_policy": config.approval_policy,
         "workspace_roots": list(config.workspace_roots),
     }
 

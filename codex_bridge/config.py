@@ -21,7 +21,9 @@ from .providers import PROVIDERS, AuthMode
 if TYPE_CHECKING:
     from .proxies import Proxy, ProxyRules
 
-SANDBOX_MODES = ("workspace-write", "read-only", "danger-full-access")
+# From the strictest to the loosest.
+SANDBOX_MODES = ("read-only", "workspace-write", "danger-full-access")
+APPROVAL_POLICIES = ("untrusted", "on-request", "never")
 RUNTIME_KINDS = ("app_server_adapter", "exec")
 PROVIDER_NAMES = tuple(PROVIDERS)
 AUTH_MODES = tuple(AuthMode)
@@ -64,6 +66,8 @@ class Config:
     workspace_root: str
     workspace_roots: tuple[str, ...]
     sandbox_mode: str
+    approval_policy: str
+    approval_timeout_ms: int
     max_concurrent_turns: int
     max_queued_turns: int
     turn_timeout_ms: int
@@ -250,14 +254,20 @@ SETTINGS: tuple[Setting, ...] = (
             "Directories in which sessions may choose their own workspace_root. Default: CODEX_WORKSPACE_ROOT alone.",
             _directories),
     Setting("sandbox_mode", ("CODEX_SANDBOX_MODE",), "workspace-write", ", ".join(SANDBOX_MODES),
-            "What commands of the model may do. danger-full-access runs them without a sandbox.",
-            _choice(SANDBOX_MODES)),
+            "What commands of the model may do. danger-full-access runs them without a sandbox. A session may choose a "
+            "stricter one.", _choice(SANDBOX_MODES)),
+    Setting("approval_policy", ("CODEX_APPROVAL_POLICY",), "on-request", ", ".join(APPROVAL_POLICIES),
+            "When a host is asked: untrusted, before every command and every edit; on-request, when the model wants more than "
+            "the sandbox gives, or has a question; never. A session may choose a stricter one. With exec nobody can be asked, "
+            "and on-request means never.", _choice(APPROVAL_POLICIES)),
+    Setting("approval_timeout_ms", ("CODEX_BRIDGE_APPROVAL_TIMEOUT_MS",), "600000", _MILLISECONDS,
+            "Time to answer an approval; then it is declined.", _whole_number(1, _DAY_MS)),
     Setting("max_concurrent_turns", ("CODEX_MAX_CONCURRENT_TURNS",), "4", "a whole number from 1 to 1000",
             "Turns that run at once.", _whole_number(1, 1000)),
     Setting("max_queued_turns", ("CODEX_MAX_QUEUED_TURNS",), "40", "a whole number from 0 to 10000",
             "Turns that wait for a slot; the next one is refused with 503.", _whole_number(0, 10_000)),
     Setting("turn_timeout_ms", ("CODEX_CHAT_TURN_TIMEOUT_MS",), "1800000", _MILLISECONDS,
-            "Time for one turn; then it is interrupted.", _whole_number(1, _DAY_MS)),
+            "Time for one turn; then it is interrupted. Time spent waiting for a person is not counted.", _whole_number(1, _DAY_MS)),
     Setting("provider", ("CODEX_RUNTIME_PROVIDER",), "openai", ", ".join(PROVIDER_NAMES),
             "The kind of model provider.", _choice(PROVIDER_NAMES)),
     Setting("auth_mode", ("CODEX_AUTH_MODE",), None, ", ".join(AUTH_MODES),
@@ -333,6 +343,13 @@ def load(environ: Mapping[str, str] = os.environ, flags: Mapping[str, str] | Non
             f"CODEX_WORKSPACE_ROOT={printable(root)}: expected a directory in CODEX_WORKSPACE_ROOTS."
         )
     values["workspace_roots"] = roots or (root,)
+    if values["runtime_kind"] == "exec":
+        # It would mean less than what was asked for, and nobody would notice.
+        if values["approval_policy"] == "untrusted":
+            raise ConfigError(
+                "CODEX_APPROVAL_POLICY=untrusted: with CODEX_RUNTIME_KIND=exec nobody can be asked; expected never."
+            )
+        values["approval_policy"] = "never"
     if values["codex_bin"] is None:
         values["codex_bin"] = find_codex(environ)
     if values["state_dir"] is None:

@@ -105,8 +105,8 @@ class InvalidField(BridgeError):
     status = 422
     code = "invalid_field"
 
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(message, field=field[:MAX_FIELD_CHARACTERS])
+    def __init__(self, field: str, message: str, **details: Any) -> None:
+        super().__init__(message, field=field[:MAX_FIELD_CHARACTERS], **details)
 
 
 class HeadersTooLarge(BridgeError):

@@ -108,6 +108,13 @@ MAX_PAGE = 200
 MAX_IDEMPOTENCY_KEY_CHARACTERS = 255
 # Items are numbered through; a larger number is no cursor that was given.
 MAX_ITEM_POSITION = 999_999_999
+# A question of the model is short; an answer may be a text that a person pastes.
+MAX_ANSWER_CHARACTERS = 64 * KIB
+# Of a file change that waits for an approval: its diff is told whole with its item and with the approval itself, and
+# cut where a session is told, which is often.
+MAX_BRIEF_DIFF_CHARACTERS = 2000
+# Settled approvals that are remembered, so that a late answer is told what became of them; older ones are looked up.
+MAX_SETTLED_APPROVALS = 200
 # What a busy bridge tells clients to wait.
 BUSY_RETRY_AFTER_S = 2
 # What one that drains tells them: most turns end in that time, and the next bridge is up a second later.
@@ -174,7 +181,7 @@ RESTART_BACKOFF_S = 0.5
 MAX_QUICK_EXITS = 6
 # How long it stays given up, or a new program that did not start is left alone: it may be mended meanwhile.
 GIVE_UP_S = 60.0
-# A child that lived this long was healthy: the back-off starts anew.
+# A child that lived this long was healthy, also one that no turn has begun on: the back-off starts anew.
 HEALTHY_AFTER_S = 10.0
 # Threads kept open in Codex; beyond it the one used longest ago is closed and resumed when needed.
 MAX_LOADED_THREADS = 32

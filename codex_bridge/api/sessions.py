@@ -9,7 +9,7 @@ from .. import log
 from ..adapters.http_server import Request, Response
 from ..errors import InvalidField
 from ..limits import DEFAULT_PAGE, MAX_ITEM_POSITION, MAX_PAGE
-from ..model import Session, SessionMode
+from ..model import Latitude, Session, SessionMode
 from ..services.backend import Backend
 from ..services.idempotency import IdempotencyKeys, Remember
 from ..services.runtime_config import RuntimeConfig, parse_choice
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from ..adapters.database import Write
 
 _SCOPE = "sessions"
-_CREATE_FIELDS = frozenset({"mode", "context", "workspace_root", "runtime"})
+_CREATE_FIELDS = frozenset(
+    {"mode", "context", "workspace_root", "runtime", "approval_policy", "sandbox_mode"}
+)
 
 
 class SessionRoutes:
@@ -33,8 +35,10 @@ class SessionRoutes:
         roots: WorkspaceRoots,
         config: RuntimeConfig,
         keys: IdempotencyKeys,
+        latitude: Latitude,
     ) -> None:
         self._sessions = sessions
+        self._latitude = latitude
         self._keys = keys
         self._turns = turns
         self._roots = roots
@@ -52,6 +56,8 @@ class SessionRoutes:
             raise InvalidField("mode", f"mode: expected {' or '.join(SessionMode)}.")
         context = fields.context_field(body)
         root = self._roots.choose(body.get("workspace_root"))
+        policy = fields.choice_field(body, "approval_policy", self._latitude.approval_policies)
+        sandbox_mode = fields.choice_field(body, "sandbox_mode", self._latitude.sandbox_modes)
         choice, backend = _read_choice(self._config, fields.object_field(body, "runtime"))
         answers: list[Response] = []
 
@@ -59,8 +65,10 @@ class SessionRoutes:
             answers.append(replies.ok(201, session=session.to_json()))
             return remember(answers[0].status, answers[0].body)
 
-        self._turns.warm_up()
-        await self._sessions.create(root, backend.to_json(), SessionMode(mode), context, choice, also)
+        self._turns.warm_up(sandbox_mode)
+        await self._sessions.create(
+            root, backend.to_json(), SessionMode(mode), context, choice, policy, sandbox_mode, also
+        )
         log.hide(choice.get("api_key"))
         return answers[0]
 

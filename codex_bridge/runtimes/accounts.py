@@ -64,6 +64,7 @@ class AppServerAccounts:
     async def sign_out(self) -> None:
         """Make Codex forget its sign-in; see `Accounts`."""
         await self._call("account/logout", {}, lambda result: None)
+        self._login_id = None  # it is given up with it
 
     async def _read(self) -> Account:
         try:

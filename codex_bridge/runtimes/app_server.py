@@ -18,6 +18,7 @@ from ..model import new_id
 from ..protocol import codex, json_codec
 from ..runtime import (
     AccountEvent,
+    Ask,
     CommandResult,
     Emit,
     Failure,
@@ -38,7 +39,7 @@ class AppServerRuntime:
 
     capabilities: Mapping[str, bool] = {
         "deltas": True, "diffs": True, "interrupt": True, "resume": True, "images": True,
-        "background_commands": True, "approvals": False, "steer": True,
+        "background_commands": True, "approvals": True, "steer": True,
     }  # fmt: skip
 
     def __init__(
@@ -55,14 +56,14 @@ class AppServerRuntime:
         self._runs: dict[str, Run] = {}
         self._given: dict[str, AppServerChild] = {}
 
-    async def run_turn(self, request: TurnRequest, emit: Emit) -> TurnOutcome:
+    async def run_turn(self, request: TurnRequest, emit: Emit, ask: Ask) -> TurnOutcome:
         """Run one turn; see `Runtime`."""
-        run = Run(request, emit)
+        run = Run(request, emit, ask)
         outcome = await self._attempt(run)
         if outcome.failure is not None and outcome.failure.code == "codex_exited" and not run.has_begun:
             # A child can die while it rests, and nobody knows until it is spoken to. What it never began can be
             # given to the next one.
-            outcome = await self._attempt(Run(request, emit))
+            outcome = await self._attempt(Run(request, emit, ask))
         return outcome
 
     async def _attempt(self, run: Run) -> TurnOutcome:
@@ -109,8 +110,11 @@ class AppServerRuntime:
         await child.open_thread(run)
         run.cancellable = None
         context = json_codec.encode(request.context).decode() if request.context else None
-        await child.call("turn/start", codex.turn_params(request, run.thread_id, context))
-        outcome = await run.done
+        try:
+            await child.call("turn/start", codex.turn_params(request, run.thread_id, context))
+            outcome = await run.done
+        finally:
+            await run.asks.end()
         if outcome.status is TurnStatus.INTERRUPTED and child.is_alive:
             await child.end_commands(run)
         return outcome
@@ -139,14 +143,18 @@ class AppServerRuntime:
         if run is None or not run.is_steerable:
             raise Conflict("The turn cannot be steered: it has not begun, or is over.", code=_NOT_STEERABLE)
         message_id = new_id("steer")
+        params = codex.steer_params(run.thread_id, run.begun.result(), message_id, text, images)
         run.note_steer(message_id)
-        codex_id = run.begun.result()
-        params = codex.steer_params(run.thread_id, codex_id, message_id, text, images)
+        reason = "it is over."
         try:
-            await self._given[turn_id].call("turn/steer", params)
+            # Told in the order of what else is told of the turn, its end included.
+            await self._given[turn_id].call(
+                "turn/steer", params, on_result=lambda result: run.accept_steer(message_id)
+            )
         except CodexFailed as problem:
-            run.forget_steer(message_id)
-            raise Conflict(f"The turn cannot be steered: {problem.message}", code=_NOT_STEERABLE) from None
+            reason = problem.message
+        if not run.settle_steer(message_id):
+            raise Conflict(f"The turn cannot be steered: {reason}", code=_NOT_STEERABLE)
 
     def close_thread(self, thread_id: str) -> None:
         """Let Codex forget a thread; its files stay Codex's own."""

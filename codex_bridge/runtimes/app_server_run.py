@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import Any
 
 from ..errors import CodexFailed
 from ..protocol import codex
-from ..runtime import Emit, Event, Failure, TurnOutcome, TurnRequest, TurnStatus
+from ..runtime import Ask, Emit, Event, Failure, TurnOutcome, TurnRequest, TurnStatus
+from .app_server_asks import Asks
 
 
 class Run:
     """One turn while it runs."""
 
-    def __init__(self, request: TurnRequest, emit: Emit) -> None:
+    def __init__(self, request: TurnRequest, emit: Emit, ask: Ask) -> None:
         self.request = request
         self.emit = emit
+        self.asks = Asks(ask)
         # The task of `run_turn` while it may be cancelled: until Codex is given the turn.
         self.cancellable = asyncio.current_task()
         self.thread_id = ""
@@ -32,12 +35,12 @@ class Run:
         self._no_commands = asyncio.Event()
         # The messages that are being written, by item id: each its item, and the pieces so far.
         self._messages: dict[str, tuple[dict[str, Any], list[str]]] = {}
-        # The texts that steered it and that the model has not gone on from yet, the newest last; of each whether
-        # Codex has put it into the conversation.
-        self._steers: dict[str, bool] = {}
+        # The texts that are to steer it and that the model has not gone on from yet.
+        self._steers: dict[str, _Steer] = {}
 
     def on_notification(self, method: str, params: dict[str, Any]) -> None:
         """Take what Codex tells of the turn's thread."""
+        self.asks.on_notification(method, params)
         if method == "turn/started" and not self.begun.done():
             self.has_begun = True
             self.begun.set_result(params["turn"]["id"])
@@ -63,28 +66,36 @@ class Run:
 
     def note_steer(self, message_id: str) -> None:
         """Remember a text that Codex is given."""
-        self._steers[message_id] = False
+        self._steers[message_id] = _Steer()
 
-    def forget_steer(self, message_id: str) -> None:
-        """Forget one that Codex has refused."""
-        self._steers.pop(message_id, None)
+    def accept_steer(self, message_id: str) -> None:
+        """Note that Codex has taken it; what it takes when the turn is over is refused."""
+        if message_id in self._steers and not self.done.done():
+            self._steers[message_id].is_taken = True
+
+    def settle_steer(self, message_id: str) -> bool:
+        """Forget a text that was not taken; say whether it was."""
+        if message_id in self._steers and not self._steers[message_id].is_taken:
+            del self._steers[message_id]
+            return False
+        return True
 
     def unheard(self) -> int:
-        """Return how many of the newest texts that steered it the model has not gone on from.
+        """Return how many of the newest texts that were taken the model has not gone on from.
 
         Measured: of those that come in the very last moment Codex still takes some, puts them into the conversation, and
         asks the model no more; what waits for the end of a command when the turn is interrupted is lost.
         """
-        return len(self._steers)
+        return sum(steer.is_taken for steer in self._steers.values())
 
     def _note_steered(self, method: str, params: dict[str, Any]) -> None:
         """See a text that steers come into the conversation, and the model go on from it."""
         item = params.get("item", {})
         if item.get("type") != "userMessage":
             if method == "item/started":
-                self._steers = {key: False for key, shown in self._steers.items() if not shown}
+                self._steers = {key: steer for key, steer in self._steers.items() if not steer.is_shown}
         elif item.get("clientId") in self._steers:
-            self._steers[item["clientId"]] = True
+            self._steers[item["clientId"]].is_shown = True
             self._cut_messages()
 
     def _cut_messages(self) -> None:
@@ -132,3 +143,11 @@ class Run:
         self.begun.cancel()
         self.done.cancel()
         self.ended.set()
+
+
+@dataclass(slots=True)
+class _Steer:
+    """A text that is to steer a turn: whether Codex has taken it, and put it into the conversation."""
+
+    is_taken: bool = False
+    is_shown: bool = False

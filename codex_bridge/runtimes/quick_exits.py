@@ -1,6 +1,6 @@
 """How often a Codex has ended as soon as it was started, and what follows: a growing wait, then giving up.
 
-Giving up ends by itself: after a while, or when another program lies where this one lay.
+One on which a turn has begun does not count: what ended it may be that turn, and must not cost the others. Giving up ends by itself: after a while, or when another program lies where this one lay.
 """
 
 from __future__ import annotations

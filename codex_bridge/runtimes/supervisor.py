@@ -49,7 +49,7 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     State.STOPPED: frozenset({State.STARTING, State.STOPPING}),
     # It runs; or it did not start, and that for the first times, or once too often.
     State.STARTING: frozenset({State.RUNNING, State.BACKING_OFF, State.GIVEN_UP, State.STOPPING}),
-    # It is outdated; or it has ended: after a good while or by our own hand, or too soon.
+    # It is outdated; or it has ended: after it has worked or by our own hand, or too soon.
     State.RUNNING: frozenset(
         {State.REPLACING, State.STOPPED, State.BACKING_OFF, State.GIVEN_UP, State.STOPPING}
     ),
@@ -117,7 +117,7 @@ class Supervisor:
     async def ready_child(self) -> AppServerChild:
         """Return the child for what is new, started by the first of all who wait for it; raise `CodexFailed`."""
         if self.state is State.STOPPING:
-            raise CodexFailed("The bridge is shutting down.", code="shutting_down")
+            raise _shutting_down()
         if self._command is None:
             raise CodexFailed(codex.NOT_FOUND, code="codex_unavailable")
         now = _now()
@@ -125,8 +125,14 @@ class Supervisor:
             return self._current
         if self.state is State.GIVEN_UP and self._quick_exits.has_given_up(Program.at(self._command), now):
             raise self._quick_exits.failure(now)
-        # Shielded: one turn that gives up must not take the start away from the others.
-        return await asyncio.shield(self._starting or self._begin_start())
+        starting = self._starting or self._begin_start()
+        try:
+            # Shielded: one turn that gives up must not take the start away from the others.
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            if starting.cancelled():
+                raise _shutting_down() from None
+            raise
 
     def warm_up(self) -> None:
         """Begin to start a child where none is, so that the first turn need not wait for it."""
@@ -266,7 +272,7 @@ class Supervisor:
         if self.state is State.STOPPING:
             return
         self._last_exit = {"at": now_ms(), "reason": log.redact(failure.message)}
-        is_healthy = _now() - self._started_at >= HEALTHY_AFTER_S
+        is_healthy = child.is_proven or _now() - self._started_at >= HEALTHY_AFTER_S
         if is_healthy:
             self._quick_exits.forget()
         if self.state is State.REPLACING:
@@ -276,6 +282,10 @@ class Supervisor:
         else:
             assert child.program is not None
             self._back_off(child.program, failure.message)
+
+
+def _shutting_down() -> CodexFailed:
+    return CodexFailed("The bridge is shutting down.", code="shutting_down")
 
 
 def _now() -> float:

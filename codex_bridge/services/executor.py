@@ -1,10 +1,15 @@
-"""The turn executor: slots for running turns and a bounded first-in-first-out queue for those that wait."""
+"""The turn executor: slots for running turns and a bounded first-in-first-out queue for those that wait.
+
+A turn that waits for a person lends its slot to others: it needs nothing meanwhile, and a person may take long. When
+it goes on, it does so at once, and for a while more turns may run than there are slots.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Awaitable, Callable
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from .. import log
@@ -31,16 +36,23 @@ class TurnExecutor:
         self._queue: deque[Job] = deque()
         # The running jobs' tasks, by lane.
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        # Of those that wait for a person, by lane: how many answers they wait for.
+        self._resting: Counter[str] = Counter()
         self._draining = False
 
     def load(self) -> dict[str, int]:
         """Return `bridge_load`."""
         return {
-            "active_turns": len(self._tasks),
+            "active_turns": self._taken_slots,
             "pending_turns": len(self._queue),
             "max_concurrent_turns": self._slots,
             "max_queued_turns": self._queue_limit,
         }
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a job runs, be it that it waits for a person."""
+        return bool(self._tasks)
 
     @property
     def is_draining(self) -> bool:
@@ -62,14 +74,14 @@ class TurnExecutor:
     def check_capacity(self, lane: str) -> None:
         """Raise `Unavailable` when the next job of `lane` would be refused."""
         self.check_open()
-        if len(self._queue) >= self._queue_limit and (len(self._tasks) >= self._slots or lane in self._tasks):
-            waiting = f"{len(self._tasks)} turns run and {len(self._queue)} wait"
+        if len(self._queue) >= self._queue_limit and (not self._has_slot or lane in self._tasks):
+            waiting = f"{self._taken_slots} turns run and {len(self._queue)} wait"
             message = f"The bridge is busy: {waiting}. Try again later."
             raise self._unavailable(message, "busy", BUSY_RETRY_AFTER_S)
 
     def submit(self, job: Job) -> bool:
         """Start `job`, or queue it and return True. Call `check_capacity` first."""
-        if len(self._tasks) < self._slots and job.lane not in self._tasks:
+        if self._has_slot and job.lane not in self._tasks:
             self._start(job)
             return False
         self._queue.append(job)
@@ -87,6 +99,18 @@ class TurnExecutor:
     def is_waiting(self, job: Job) -> bool:
         """Say whether `job` is in the queue."""
         return job in self._queue
+
+    @contextmanager
+    def resting(self, job: Job) -> Iterator[None]:
+        """Lend the slot of a running job to others; it may wait for several things at once."""
+        self._resting[job.lane] += 1
+        self._fill_slots()
+        try:
+            yield
+        finally:
+            self._resting[job.lane] -= 1
+            if not self._resting[job.lane]:
+                del self._resting[job.lane]
 
     def refuse(self) -> None:
         """Take no more jobs, and start none of those that wait."""
@@ -106,6 +130,14 @@ class TurnExecutor:
         if self._tasks:
             await asyncio.wait(self._tasks.values(), timeout=timeout_s)
 
+    @property
+    def _taken_slots(self) -> int:
+        return len(self._tasks) - len(self._resting)
+
+    @property
+    def _has_slot(self) -> bool:
+        return self._taken_slots < self._slots
+
     def _start(self, job: Job) -> None:
         job.on_position(0)
         self._tasks[job.lane] = asyncio.create_task(self._run(job), name=job.name)
@@ -123,7 +155,7 @@ class TurnExecutor:
         if self._draining:
             return
         started = False
-        while len(self._tasks) < self._slots:
+        while self._has_slot:
             job = next((job for job in self._queue if job.lane not in self._tasks), None)
             if job is None:
                 break

@@ -14,7 +14,7 @@ from typing import Any
 
 from .. import log
 from ..adapters.http_client import HttpClient
-from ..adapters.process import ChildProcess
+from ..adapters.process import ChildProcess, Program
 from ..errors import UpstreamFailed
 from ..limits import CODEX_RECHECK_S, RECHECK_S, UPSTREAM_CHECK_TIMEOUT_S, VERSION_TIMEOUT_S
 from ..protocol import codex
@@ -46,11 +46,12 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """A look that is under way or done, and for which backend it was begun."""
+    """A look that is under way or done, and for which backend and which Codex it was begun."""
 
     task: asyncio.Task[Check]
     begun_at: float
     backend: Backend
+    program: Program | None
 
 
 class Preflight:
@@ -121,8 +122,9 @@ class Preflight:
         """Return the look that is under way, or one that is not too old, or begin one."""
         check, good_s, bad_s = self._checks[name]
         now, backend = asyncio.get_running_loop().time(), self._backend()
+        program = Program.at(self.command) if self.command is not None else None
         look = self._looks.get(name)
-        if look is not None and look.backend is backend:
+        if look is not None and look.backend is backend and look.program == program:
             if not look.task.done():
                 return look.task
             is_good = _finding(name, look.task).status in (Status.OK, Status.SKIPPED)
@@ -131,7 +133,7 @@ class Preflight:
         elif look is not None:
             look.task.cancel()
         task = asyncio.create_task(check(), name=f"check of the {name}")
-        self._looks[name] = _Look(task, now, backend)
+        self._looks[name] = _Look(task, now, backend, program)
         return task
 
     def _describe_codex(self) -> Check:

@@ -16,6 +16,7 @@ from ..protocol import json_codec, sse
 from ..runtime import Failure, TurnOutcome, TurnStatus
 from ..store import events, meta, sessions, turns
 from ..store.turns import TurnRow
+from .approvals import Approvals
 from .live import LiveSession
 from .sessions import SessionService
 from .transcript import Transcript, note_draft
@@ -32,7 +33,11 @@ _ALL = 1 << 62
 
 
 async def recover(
-    database: Database, service: SessionService, turn_service: TurnService, transcript: Transcript
+    database: Database,
+    service: SessionService,
+    turn_service: TurnService,
+    transcript: Transcript,
+    approvals: Approvals,
 ) -> None:
     """Settle what the bridge before has left; call it before requests are served."""
     is_clean = await database.read(meta.get(_CLEAN)) == "yes"
@@ -50,6 +55,7 @@ async def recover(
             live.log.renew()
             renewed.add(row.session_key)
         if row.status == "running":
+            await approvals.cancel_left(live, row.id)
             _interrupt(live, row, transcript)
         else:
             _resume(live, row, turn_service, transcript)
@@ -84,7 +90,7 @@ def _resume(live: LiveSession, row: TurnRow, turn_service: TurnService, transcri
     request: dict[str, Any] = row.request or {}
     prompt = Prompt(request["text"], tuple(request["images"]), request["context"])
     try:
-        turn_service.resume(live, row.id, prompt, request["sandbox_mode"])
+        turn_service.resume(live, row.id, prompt)
     except BridgeError as problem:
         live.session.active_turn_id = row.id
         failure = Failure(problem.message, problem.code)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from .. import log
 from ..adapters.database import Database
-from ..errors import Conflict, NotFound, StoreFailed
+from ..errors import BridgeError, Conflict, NotFound
 from ..limits import (
     IDEMPOTENCY_KEEP_S,
     MIN_KEPT_EVENTS,
@@ -100,9 +100,9 @@ class Retention:
             wait_s = self._interval_s
             try:
                 await self.run_once()
-            except StoreFailed as problem:
-                # The database tells of it itself; what is old can wait.
-                log.debug("Nothing old is deleted now: %s", problem.message)
+            except BridgeError as problem:
+                # What is old can wait; where the database fails it has said so itself.
+                log.debug("What is old is not deleted now: %s", problem.message)
 
     async def _pause(self) -> None:
         await asyncio.sleep(self._pause_s)

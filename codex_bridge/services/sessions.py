@@ -9,7 +9,7 @@ from weakref import WeakValueDictionary
 
 from ..errors import InvalidField, NotFound, StoreFailed
 from ..limits import MAX_BRIEF_MESSAGES, MAX_EVENTS_LOOKED_THROUGH, MAX_LOADED_SESSIONS
-from ..model import Message, Session, SessionMode, SessionStatus, new_id
+from ..model import STORED_FIELDS, Latitude, Message, Session, SessionMode, SessionStatus, new_id
 from ..protocol import json_codec, sse
 from ..store import events, items, messages, sessions
 from ..store.items import ItemRow
@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 class SessionService:
     """Owns all sessions."""
 
-    def __init__(self, database: Database, recorder: Recorder) -> None:
+    def __init__(self, database: Database, recorder: Recorder, latitude: Latitude) -> None:
         self._database = database
         self._recorder = recorder
+        self._latitude = latitude
         # Those in memory: all that somebody holds on to, and those kept, the one used last at the end.
         self._live: WeakValueDictionary[str, LiveSession] = WeakValueDictionary()
         self._kept: dict[str, LiveSession] = {}
@@ -50,13 +51,14 @@ class SessionService:
         mode: SessionMode,
         context: dict[str, Any],
         choice: dict[str, Any],
+        approval_policy: str,
+        sandbox_mode: str,
         also: Callable[[Session], Iterable[Write]] = lambda session: (),
     ) -> LiveSession:
         """Create an idle session; it is on disk, with what `also` returns, before this returns."""
         self._last_key += 1
-        live = LiveSession(
-            self._last_key, Session(new_id("s"), workspace_root, runtime, mode, context), choice
-        )
+        session = Session(new_id("s"), workspace_root, runtime, mode, context, approval_policy, sandbox_mode)
+        live = LiveSession(self._last_key, session, choice)
         await self._database.commit(sessions.insert(live.to_row()), *also(live.session))
         self._count += 1
         self._keep(live)
@@ -90,7 +92,7 @@ class SessionService:
             if live is not None:
                 page.append(live.session.to_brief_json())
             else:
-                session = _to_session(row, newest)
+                session = _to_session(row, newest, self._latitude)
                 page.append({**session.to_brief_json(), "message_count": row.state["message_count"]})
         next_cursor = found[limit - 1][0].id if len(found) > limit else None
         return page, next_cursor
@@ -164,13 +166,13 @@ class SessionService:
         if found is None:
             raise NotFound(f"There is no session {session_id[:64]!r}.", code="session_not_found")
         row, all_messages, next_position, frames = found
-        session = _to_session(row, all_messages)
+        session = _to_session(row, all_messages, self._latitude)
         for frame in frames:
             name, data = sse.decode_event(frame)
             if name == "session.event":
                 note_recent(session, json_codec.decode(data))
-        live = LiveSession(row.key, session, dict(row.state["choice"]), EventLog(row.epoch, row.seq))
-        live.lacks_key, live.next_position = row.state["had_key"], next_position
+        live = LiveSession(row.key, session, dict(row.state.get("choice", {})), EventLog(row.epoch, row.seq))
+        live.lacks_key, live.next_position = row.state.get("had_key", False), next_position
         self._keep(live)
         return live
 
@@ -209,12 +211,14 @@ def _reading_page(limit: int, before: int | None) -> Query[list[tuple[SessionRow
     return read
 
 
-def _to_session(row: SessionRow, all_messages: list[Message]) -> Session:
-    state = {
-        name: value for name, value in row.state.items() if name not in ("choice", "had_key", "message_count")
-    }
+def _to_session(row: SessionRow, all_messages: list[Message], latitude: Latitude) -> Session:
     session = Session(
-        row.id, messages=all_messages, created_at=row.created_at, updated_at=row.updated_at, **state
+        row.id,
+        messages=all_messages,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        **{name: value for name, value in row.state.items() if name in STORED_FIELDS},
     )
     session.status, session.mode = SessionStatus(session.status), SessionMode(session.mode)
+    latitude.limit(session)
     return session

@@ -7,22 +7,39 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .. import log
-from ..model import Session
-from ..runtime import Event, Failure, ModelRoute, Runtime, TurnOutcome, TurnRequest, TurnStatus
+from ..model import STRICTEST_POLICY, Session
+from ..runtime import (
+    ApprovalAnswer,
+    ApprovalRequest,
+    Event,
+    Failure,
+    ModelRoute,
+    Runtime,
+    TurnOutcome,
+    TurnRequest,
+    TurnStatus,
+)
 from ..workspace.paths import is_unmoved
+from .approvals import Approvals, Reason
 from .backend import Backend
 from .device_auth import DeviceAuth
-from .executor import Job
+from .executor import Job, TurnExecutor
 from .gateway import Gateway
 from .live import LiveSession
 from .sandbox import SandboxCheck
 from .transcript import Transcript
+from .turn_timer import TurnTimer
 
 # Failures that are not the upstream's, whatever it did before.
 _CODEX_ITSELF = frozenset(
     {"codex_exited", "codex_stuck", "codex_unavailable", "workspace_moved", "sandbox_unavailable"}
+    | {"approvals_unavailable"}
 )
 _MOVED = Failure("The session's workspace is gone, or has become a link to another place.", "workspace_moved")
+_UNASKED = Failure(
+    "Nothing may be done in this session without asking, and with CODEX_RUNTIME_KIND=exec nobody can be asked.",
+    "approvals_unavailable",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +59,13 @@ class Turn:
     live: LiveSession
     prompt: Prompt
     backend: Backend
-    sandbox_mode: str
     job: Job
     storing: asyncio.Future[None] | None = None
     has_waited: bool = False
     # What joined it while it ran.
     steers: list[Prompt] = field(default_factory=list)
     timed_out: bool = False
+    timer: TurnTimer | None = None
     # Runs while it is looked for what speaks against the turn.
     looking: asyncio.Task[Failure | None] | None = None
     interrupting: asyncio.Task[None] | None = None
@@ -64,6 +81,8 @@ class TurnPlayer:
         sandbox: SandboxCheck,
         device_auth: DeviceAuth,
         transcript: Transcript,
+        approvals: Approvals,
+        executor: TurnExecutor,
         timeout_s: float,
     ) -> None:
         self._runtime = runtime
@@ -71,11 +90,13 @@ class TurnPlayer:
         self._sandbox = sandbox
         self._device_auth = device_auth
         self._transcript = transcript
+        self._approvals = approvals
+        self._executor = executor
         self._timeout_s = timeout_s
 
     async def play(self, turn: Turn) -> TurnOutcome:
         """Run a turn to its end; an interrupted one may never begin."""
-        timer = asyncio.get_running_loop().call_later(self._timeout_s, self._on_timeout, turn)
+        turn.timer = TurnTimer(self._timeout_s, lambda: self._on_timeout(turn))
         try:
             outcome = await self._play(turn)
         except Exception as problem:  # noqa: BLE001 - whatever breaks, the session must not stay in `running`
@@ -83,15 +104,16 @@ class TurnPlayer:
             failure = Failure("The bridge met an error of its own; its log says more.", "internal_error")
             outcome = TurnOutcome(TurnStatus.FAILED, failure)
         finally:
-            timer.cancel()
+            turn.timer.stop()
         return self._explain(turn, outcome)
 
-    def warm_up(self) -> None:
-        """Begin to try the sandbox."""
-        self._sandbox.start()
+    def warm_up(self, sandbox_mode: str) -> None:
+        """Begin to try the sandbox of a mode."""
+        self._sandbox.start(sandbox_mode)
 
-    def interrupt(self, turn: Turn) -> None:
-        """Stop a running turn; its `play` ends a moment later."""
+    def interrupt(self, turn: Turn, reason: Reason = Reason.INTERRUPTED) -> None:
+        """Stop a running turn; its `play` ends a moment later. What it asks a person is settled at once."""
+        self._approvals.cancel(turn.live, turn.id, reason)
         if turn.interrupting is None:
             turn.interrupting = asyncio.create_task(
                 self._runtime.interrupt(turn.id), name=f"interrupt of {turn.id}"
@@ -116,7 +138,15 @@ class TurnPlayer:
         if obstacle is not None:
             return TurnOutcome(TurnStatus.FAILED, obstacle)
         request = self._make_request(turn)
-        return await self._runtime.run_turn(request, lambda event: self._on_event(turn, event))
+        return await self._runtime.run_turn(
+            request, lambda event: self._on_event(turn, event), lambda asked: self._ask(turn, asked)
+        )
+
+    async def _ask(self, turn: Turn, request: ApprovalRequest) -> ApprovalAnswer:
+        """Ask a person, in time that is not the turn's."""
+        assert turn.timer is not None
+        with turn.timer.paused(), self._executor.resting(turn.job):
+            return await self._approvals.ask(turn.live, turn.id, request)
 
     def _make_request(self, turn: Turn) -> TurnRequest:
         """Return what the runtime is given. Made late: the turn before may have begun the session's thread."""
@@ -126,7 +156,8 @@ class TurnPlayer:
             turn_id=turn.id,
             thread_id=session.thread_id,
             workspace_root=session.workspace_root,
-            sandbox_mode=turn.sandbox_mode,
+            sandbox_mode=session.sandbox_mode,
+            approval_policy=session.approval_policy,
             text=prompt.text,
             model=turn.backend.settings.default_model,
             route=self._open_route(session, turn.backend),
@@ -148,11 +179,14 @@ class TurnPlayer:
         """Return what must keep the turn from running."""
         if not is_unmoved(turn.live.session.workspace_root):
             return _MOVED
+        session = turn.live.session
+        if session.approval_policy == STRICTEST_POLICY and not self._runtime.capabilities["approvals"]:
+            return _UNASKED
         if turn.backend.route is None:
             obstacle = await self._device_auth.find_obstacle()
             if obstacle is not None:
                 return obstacle
-        return await self._sandbox.find_obstacle()
+        return await self._sandbox.find_obstacle(session.sandbox_mode)
 
     def _on_event(self, turn: Turn, event: Event) -> None:
         if event["type"] != "usage.updated":

@@ -18,6 +18,7 @@ from ..model import Message, Role, SessionStatus, new_id, now_ms
 from ..runtime import Runtime, TurnOutcome, TurnStatus
 from ..store import turns
 from ..store.turns import TurnRow
+from .approvals import Reason
 from .backend import Backend
 from .executor import Job, TurnExecutor
 from .gateway import Gateway
@@ -78,7 +79,6 @@ class TurnService:
         transcript: Transcript,
         recorder: Recorder,
         backend_of: Callable[[LiveSession], Backend],
-        sandbox_mode: str,
     ) -> None:
         self._sessions = sessions
         self._executor = executor
@@ -88,7 +88,6 @@ class TurnService:
         self._transcript = transcript
         self._recorder = recorder
         self._backend_of = backend_of
-        self._sandbox_mode = sandbox_mode
         # The turns of each session that has any, the one that runs or is next at the front.
         self._turns: dict[str, list[Turn]] = {}
 
@@ -111,7 +110,7 @@ class TurnService:
             return await self._steer(in_progress[0], message, also)
         backend = self._backend_of(live)
         self._executor.check_capacity(session.id)
-        turn = self._make_turn(new_id("t"), live, message.prompt, backend, self._sandbox_mode)
+        turn = self._make_turn(new_id("t"), live, message.prompt, backend)
         undo = self._undoing(turn)
         self._recorder.flush(live)
         live.log.hold()
@@ -161,10 +160,10 @@ class TurnService:
             self._drop(each)
         return count
 
-    def warm_up(self) -> None:
+    def warm_up(self, sandbox_mode: str) -> None:
         """Begin what the first turn would wait for; a turn is likely to come."""
         self._runtime.warm_up()
-        self._player.warm_up()
+        self._player.warm_up(sandbox_mode)
 
     async def drain(self) -> None:
         """Take no more turns, start none that waits, and return when none runs any more.
@@ -172,9 +171,9 @@ class TurnService:
         A turn that waits for a person runs. How long it may take is the caller's affair.
         """
         self._executor.refuse()
-        while self._executor.load()["active_turns"]:
+        while self._executor.is_busy:
             await self._executor.wait_for_an_end()
-            if self._executor.load()["active_turns"]:
+            if self._executor.is_busy:
                 log.info("draining: %s", self._executor.describe())
 
     async def stop(self, grace_s: float) -> None:
@@ -185,12 +184,12 @@ class TurnService:
         self._executor.refuse()
         for turn in [turn for waiting in self._turns.values() for turn in waiting]:
             if not self._executor.is_waiting(turn.job):
-                self._player.interrupt(turn)
+                self._player.interrupt(turn, Reason.SHUTTING_DOWN)
         await self._executor.join(grace_s)
 
-    def resume(self, live: LiveSession, turn_id: str, prompt: Prompt, sandbox_mode: str) -> None:
+    def resume(self, live: LiveSession, turn_id: str, prompt: Prompt) -> None:
         """Queue a stored turn that has not begun yet; raise what `backend_of` raises."""
-        turn = self._make_turn(turn_id, live, prompt, self._backend_of(live), sandbox_mode)
+        turn = self._make_turn(turn_id, live, prompt, self._backend_of(live))
         self._begin(turn)
         turn.has_waited = True  # also where it begins at once: it is stored as one that waits
         turn.storing = asyncio.get_running_loop().create_future()
@@ -198,16 +197,14 @@ class TurnService:
 
     # One turn -------------------------------------------------------------------------------------
 
-    def _make_turn(
-        self, turn_id: str, live: LiveSession, prompt: Prompt, backend: Backend, sandbox_mode: str
-    ) -> Turn:
+    def _make_turn(self, turn_id: str, live: LiveSession, prompt: Prompt, backend: Backend) -> Turn:
         job = Job(
             name=f"turn {turn_id}",
             lane=live.session.id,
             run=lambda: self._run(turn),
             on_position=lambda position: self._on_position(turn, position),
         )
-        turn = Turn(turn_id, live, prompt, backend, sandbox_mode, job)
+        turn = Turn(turn_id, live, prompt, backend, job)
         return turn
 
     def _begin(self, turn: Turn) -> bool:
@@ -312,7 +309,7 @@ class TurnService:
         live = turn.live
         images = tuple(image for prompt in late for image in prompt.images)
         prompt = Prompt("\n\n".join(prompt.text for prompt in late), images, turn.prompt.context)
-        following = self._make_turn(new_id("t"), live, prompt, turn.backend, turn.sandbox_mode)
+        following = self._make_turn(new_id("t"), live, prompt, turn.backend)
         row = _to_row(following, live, True, live.log.seq)
         following.storing = self._recorder.secure(live, turns.insert(row))
         self._begin(following)
@@ -355,7 +352,6 @@ def _to_row(turn: Turn, live: LiveSession, queued: bool, after: int) -> TurnRow:
         "text": prompt.text,
         "images": list(prompt.images),
         "context": prompt.context,
-        "sandbox_mode": turn.sandbox_mode,
         "after": after,
     }
     status = "queued" if queued else "running"

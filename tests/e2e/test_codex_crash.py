@@ -1,10 +1,13 @@
 """kill -9 of Codex: the session says so, the next message works, and the thread remembers."""
 
+import threading
+from signal import Signals
+
 import pytest
 
 from tests.conftest import BridgeFactory
 from tests.support import processes
-from tests.support.sse import assert_contiguous
+from tests.support.sse import Event, assert_contiguous
 from tests.support.upstream import Upstream, rounds, run, say
 from tests.support.waiting import wait_until
 
@@ -119,3 +122,75 @@ def test_a_crash_in_the_first_turn_starts_the_thread_anew(bridge: BridgeFactory,
     one.send(session_id, "again")
     stream.until(lambda event: event.name in ("session.completed", "session.error"))
     assert stream.events[-1].name == "session.completed", stream.events[-1].data["session"]["last_error"]
+
+
+def is_end(event: Event) -> bool:
+    return event.name in ("session.completed", "session.error")
+
+
+def test_kill_9_in_any_moment(bridge: BridgeFactory, upstream: Upstream) -> None:
+    """Whenever it comes: the turn ends, is told, and the next try gets through; nothing stays behind."""
+    upstream.script = rounds(run("echo one", yield_time_ms=30_000), run("sleep 0.05; echo two"), say("Done."))
+    one = bridge()
+    sessions = [one.create_session() for _ in range(2)]
+    streams = [one.ready_stream(session_id) for session_id in sessions]
+    moments = [0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0]
+
+    def kill() -> None:
+        for pid in one.codex_pids():
+            processes.kill(pid)
+
+    for later_s in moments:
+        for session_id in sessions:
+            one.send(session_id, "Go")
+        timer = threading.Timer(later_s, kill)
+        timer.start()
+        timer.join()
+        for session_id in sessions:
+            ended = one.settled(session_id)
+            assert ended["last_error_code"] in (None, "codex_exited", "codex_unavailable"), ended[
+                "last_error"
+            ]
+    for session_id, stream in zip(sessions, streams, strict=True):
+        one.send(session_id, "At last")
+        assert one.settled(session_id)["last_error"] is None
+        while len(list(filter(is_end, stream.events))) <= len(moments):
+            stream.until(is_end)
+        assert_contiguous(stream.events)
+    assert one.get("/health").json["codex"] == {"state": "running"}
+    wait_until(lambda: one.leftovers() == sorted([one.pid, one.codex_pid()]), "the end of all others")
+
+
+def test_a_codex_that_is_stopped_in_a_command(bridge: BridgeFactory, upstream: Upstream) -> None:
+    upstream.script = rounds(run("touch up; exec sleep 4711", yield_time_ms=30_000), say("Never."))
+    one = bridge(CODEX_BRIDGE_INTERRUPT_GRACE_MS=500)
+    session_id = one.create_session()
+    stream = one.ready_stream(session_id)
+    one.send(session_id, "Sleep")
+    wait_until((one.workspace / "up").exists, "the command")
+    stopped = one.codex_pid()
+    processes.send(stopped, Signals.SIGSTOP)
+    assert one.interrupt(session_id).status == 200
+    ended = stream.until("session.interrupted").data["session"]
+    assert (ended["status"], ended["last_error"]) == ("idle", None)
+    wait_until(lambda: one.leftovers() == [one.pid], "the end of the child and its command")
+    upstream.script = rounds(say("Back."))
+    one.send(session_id, "Go on")
+    stream.until("session.completed")
+    assert "Sleep" in upstream.requests[-1].conversation
+
+
+def test_a_command_that_hears_no_signal(bridge: BridgeFactory, upstream: Upstream) -> None:
+    """An interrupt ends it all the same, and no Codex need be ended for it."""
+    deaf = "trap '' INT TERM HUP; touch up; while :; do sleep 4711; done"
+    upstream.script = rounds(run(deaf, yield_time_ms=30_000), say("Never."))
+    one = bridge()
+    session_id = one.create_session()
+    stream = one.ready_stream(session_id)
+    one.send(session_id, "Sleep")
+    wait_until((one.workspace / "up").exists, "the command")
+    codex = one.codex_pid()
+    one.interrupt(session_id)
+    stream.until("session.interrupted")
+    wait_until(lambda: one.leftovers() == sorted([one.pid, codex]), "the end of the command")
+    assert "did not stop" not in one.log_text

@@ -6,6 +6,7 @@ from signal import Signals
 
 import pytest
 
+from codex_bridge.limits import MAX_QUICK_EXITS
 from tests.conftest import BridgeFactory
 from tests.support import processes
 from tests.support.bridge import Bridge
@@ -166,7 +167,8 @@ def test_an_obedient_interrupt(bridge: BridgeFactory, fake_codex: FakeFactory) -
 
 
 def test_an_interrupt_that_codex_does_not_hear(bridge: BridgeFactory, fake_codex: FakeFactory) -> None:
-    one = bridge(CODEX_BIN=fake_codex(ignore_term=True), CODEX_RUNTIME_KIND="exec")
+    settings = {"CODEX_RUNTIME_KIND": "exec", "CODEX_BRIDGE_INTERRUPT_GRACE_MS": 300}
+    one = bridge(CODEX_BIN=fake_codex(ignore_term=True), **settings)
     session_id, stream = open_session(one)
     one.send(session_id, "deaf")
     stream.until("turn.started")
@@ -207,15 +209,12 @@ def test_a_process_that_does_not_leave(bridge: BridgeFactory, fake_codex: FakeFa
 
 def test_a_grandchild_that_holds_the_pipes(bridge: BridgeFactory, fake_codex: FakeFactory) -> None:
     one = bridge(CODEX_BIN=fake_codex(grandchild=True), CODEX_RUNTIME_KIND="exec")
-    try:
-        _, stream = play(one, "say and leave a child")
-        assert stream.events[-1].name == "session.completed"
-        _, stream = play(one, "die and leave a child")
-        assert failure(stream)[0] == "codex_exited"
-    finally:
-        for pid in processes.marked(str(one.directories.codex_home)):
-            if processes.cmdline(pid) == ["sleep", "600"]:
-                processes.kill(pid)
+    _, stream = play(one, "say and leave a child")
+    assert stream.events[-1].name == "session.completed"
+    assert one.leftovers() == [one.pid]
+    _, stream = play(one, "die and leave a child")
+    assert failure(stream)[0] == "codex_exited"
+    assert one.leftovers() == [one.pid]
 
 
 def test_a_death_is_its_own_turns_alone(bridge: BridgeFactory, fake_codex: FakeFactory) -> None:
@@ -287,3 +286,29 @@ def test_what_the_user_hides_from_commands_stays_hidden(
     one = bridge(CODEX_RUNTIME_KIND="exec", **names)
     play(one, "Tell")
     assert "[] [s] [by the user] []" in str(upstream.requests[-1].outputs)
+
+
+def test_one_that_never_starts_is_given_up(bridge: BridgeFactory, fake_codex: FakeFactory) -> None:
+    fake = fake_codex(fail_starts=1000)
+    one = bridge(CODEX_BIN=fake, CODEX_RUNTIME_KIND="exec", CODEX_SANDBOX_MODE="danger-full-access")
+    session_id, stream = open_session(one)
+    for _ in range(MAX_QUICK_EXITS):
+        one.send(session_id, "say something")
+        stream.until("session.error")
+        assert failure(stream)[0] == "codex_unavailable"
+        assert "refuses to start" in failure(stream)[1]
+    assert one.get("/health").json["codex"] == {"state": "given_up"}
+    one.send(session_id, "say something")
+    stream.until("session.error")
+    code, sentence = failure(stream)
+    assert code == "codex_unavailable"
+    for word in (f"{MAX_QUICK_EXITS} times", "refuses to start", str(fake), "doctor"):
+        assert word in sentence
+    assert len(fake.execs()) == MAX_QUICK_EXITS
+    info = one.get("/runtime/info").json["codex_process"]
+    assert (info["state"], info["quick_exits"], info["problem"]) == ("given_up", MAX_QUICK_EXITS, sentence)
+    assert "refuses to start" in info["last_exit"]["reason"]
+    fake.upgrade()
+    one.send(session_id, "say at last")
+    stream.until("session.completed")
+    assert one.get("/health").json["codex"] == {"state": "stopped"}

@@ -28,6 +28,8 @@ SLOTS = 2
 WORDS = 12
 # Of the kills, those that meet the bridge; the others meet Codex.
 BRIDGES_SHARE = 0.6
+# More of those in a row, and Codex is given up for a while: then no turn runs that a kill could meet.
+MOST_IN_A_ROW = 3
 
 
 def free_port() -> int:
@@ -70,6 +72,7 @@ class Storm:
         self._dice = dice
         self.port = free_port()
         self.killed: Counter[str] = Counter()
+        self._in_a_row = 0
         self.one = self.start()
 
     def start(self) -> Bridge:
@@ -80,7 +83,8 @@ class Storm:
         seen = len(self._upstream.requests)
         wait_until(lambda: len(self._upstream.requests) > seen, "a turn under way", PATIENCE_S)
         time.sleep(self._dice.uniform(0, 0.6))  # not for anything to happen: the moment is to be a random one
-        if self._dice.random() < BRIDGES_SHARE:
+        if self._dice.random() < BRIDGES_SHARE or self._in_a_row == MOST_IN_A_ROW:
+            self._in_a_row = 0
             processes.kill(self.one.pid)
             self.one.wait_exit()
             self.killed["bridge"] += 1
@@ -90,6 +94,7 @@ class Storm:
             if children:
                 processes.kill(self._dice.choice(children))
                 self.killed["codex"] += 1
+                self._in_a_row += 1
 
 
 def test_random_kills(bridge: BridgeFactory, upstream: Upstream, request: pytest.FixtureRequest) -> None:

@@ -8,7 +8,7 @@ import pytest
 from codex_bridge.limits import MAX_LOADED_THREADS
 from tests.conftest import BridgeFactory
 from tests.support import processes
-from tests.support.bridge import Bridge
+from tests.support.bridge import Bridge, Json
 from tests.support.sse import assert_contiguous, kinds, said
 from tests.support.turns import FakeFactory, open_session, play
 from tests.support.waiting import wait_until
@@ -64,24 +64,30 @@ def test_garbage_between_the_lines(bridge: BridgeFactory, fake_codex: FakeFactor
 
 
 @pytest.mark.parametrize(
-    "method",
+    ("method", "result"),
     [
-        "item/commandExecution/requestApproval",
-        "item/fileChange/requestApproval",
-        "item/tool/call",
-        "no/such/request",
+        ("mcpServer/elicitation/request", {"action": "decline", "content": None}),
+        ("item/tool/call", {
+            "success": False, "contentItems": [{"type": "inputText", "text": "There is no such tool."}],
+        }),
+        # These do not say what they want.
+        ("item/permissions/requestApproval", {"permissions": {}, "scope": "turn"}),
+        ("item/tool/requestUserInput", {"answers": {}}),
+        ("execCommandApproval", None),
+        ("no/such/request", None),
     ],
-)
-def test_an_unexpected_request_is_answered(
-    bridge: BridgeFactory, fake_codex: FakeFactory, method: str
+)  # fmt: skip
+def test_an_unexpected_request_is_declined(
+    bridge: BridgeFactory, fake_codex: FakeFactory, method: str, result: dict[str, object] | None
 ) -> None:
     one = bridge(CODEX_BIN=fake_codex())
     session_id, stream = play(one, f"ask {method}")
     assert stream.events[-1].name == "session.completed"
     answer = json.loads(one.session(session_id)["messages"][-1]["text"])
     assert answer["id"] == 0
-    assert ("error" in answer) != ("result" in answer)
-    assert answer.get("result", {}).get("decision") not in ("accept", "acceptForSession")
+    assert ("error" in answer) == (result is None)
+    assert answer.get("result") == result
+    assert "session.approval.required" not in kinds(stream.events)
 
 
 def test_a_death_in_mid_turn(bridge: BridgeFactory, fake_codex: FakeFactory) -> None:
@@ -155,7 +161,7 @@ def test_forty_cold_messages_share_one_start(bridge: BridgeFactory, fake_codex: 
 
 def test_interrupt_of_a_turn_that_never_began(bridge: BridgeFactory, fake_codex: FakeFactory) -> None:
     fake = fake_codex()
-    one = bridge(CODEX_BIN=fake)
+    one = bridge(CODEX_BIN=fake, CODEX_BRIDGE_INTERRUPT_GRACE_MS=300)
     session_id, stream = open_session(one)
     one.send(session_id, "hang")
     wait_until(lambda: fake.received("turn/start"), "turn/start")
@@ -167,7 +173,7 @@ def test_interrupt_of_a_turn_that_never_began(bridge: BridgeFactory, fake_codex:
 
 def test_interrupt_that_codex_does_not_hear(bridge: BridgeFactory, fake_codex: FakeFactory) -> None:
     fake = fake_codex()
-    one = bridge(CODEX_BIN=fake)
+    one = bridge(CODEX_BIN=fake, CODEX_BRIDGE_INTERRUPT_GRACE_MS=300)
     session_id, stream = open_session(one)
     one.send(session_id, "deaf")
     stream.until_text("deaf")
@@ -180,7 +186,8 @@ def test_interrupt_that_codex_does_not_hear(bridge: BridgeFactory, fake_codex: F
 
 
 def test_a_timeout_that_codex_does_not_hear(bridge: BridgeFactory, fake_codex: FakeFactory) -> None:
-    one = bridge(CODEX_BIN=fake_codex(), CODEX_CHAT_TURN_TIMEOUT_MS=300)
+    settings = {"CODEX_CHAT_TURN_TIMEOUT_MS": 300, "CODEX_BRIDGE_INTERRUPT_GRACE_MS": 300}
+    one = bridge(CODEX_BIN=fake_codex(), **settings)
     session_id, stream = play(one, "deaf")
     assert stream.events[-1].data["session"]["last_error_code"] == "turn_timeout"
     one.send(session_id, "say in time")
@@ -315,3 +322,121 @@ def test_a_stopped_codex_does_not_stop_the_bridge(bridge: BridgeFactory, fake_co
     assert one.get("/health").status == 200
     processes.send(fake.starts()[0]["pid"], signal.SIGCONT)
     assert one.settled(session_id)["messages"][-1]["text"] == "hello"
+
+
+def process_info(one: Bridge) -> Json:
+    info: Json = one.get("/runtime/info").json["codex_process"]
+    return info
+
+
+def test_its_state_is_told(bridge: BridgeFactory, fake_codex: FakeFactory) -> None:
+    fake = fake_codex()
+    one = bridge(CODEX_BIN=fake)
+    assert one.get("/health").json["codex"] == {"state": "stopped"}
+    play(one, "die out of cheese")
+    assert_says(one, "on")
+    assert one.get("/health").json["codex"] == {"state": "running"}
+    info = process_info(one)
+    assert set(info) == {
+        "state", "pid", "version", "restarts", "quick_exits", "last_exit", "problem", "children",
+    }  # fmt: skip
+    assert (info["pid"], info["version"]) == (fake.starts()[1]["pid"], "0.163.0")
+    assert (info["state"], info["restarts"], info["quick_exits"]) == ("running", 1, 0)
+    assert "out of cheese" in info["last_exit"]["reason"]
+    assert type(info["last_exit"]["at"]) is int
+    (child,) = info["children"]
+    assert set(child) == {"pid", "version", "turns", "loaded_threads", "is_current"}
+
+
+def test_an_upgrade_is_picked_up_by_what_is_new(bridge: BridgeFactory, fake_codex: FakeFactory) -> None:
+    fake = fake_codex()
+    one = bridge(CODEX_BIN=fake)
+    session_id, stream = open_session(one)
+    one.send(session_id, "stay")
+    stream.until_text("staying")
+    assert one.get("/runtime/info").json["codex_version"] == "0.163.0"
+    fake.upgrade(version="0.170.1")
+    other, others = play(one, "say hello")
+    assert others.events[-1].name == "session.completed"
+    info = one.get("/runtime/info").json
+    assert (info["codex_version"], info["codex_process"]["version"]) == ("0.170.1", "0.170.1")
+    assert [child["version"] for child in info["codex_process"]["children"]] == ["0.163.0", "0.170.1"]
+    assert one.session(session_id)["running"]
+    one.interrupt(session_id)
+    stream.until("session.interrupted")
+    wait_until(lambda: len(process_info(one)["children"]) == 1, "the end of the old Codex")
+    one.send(session_id, "say on")
+    stream.until("session.completed")
+    opened = [event.runtime["resumed"] for event in stream.events if event.kind == "thread.started"]
+    assert opened == [False, True]
+    one.send(other, "say on")
+    others.until("session.completed")
+    assert process_info(one)["restarts"] == 1
+
+
+def test_an_upgrade_to_what_does_not_start(bridge: BridgeFactory, fake_codex: FakeFactory) -> None:
+    fake = fake_codex()
+    one = bridge(CODEX_BIN=fake)
+    assert_says(one, "before")
+    fake.upgrade(fail_starts=1000)
+    assert_says(one, "after")
+    assert_says(one, "and on")
+    info = process_info(one)
+    assert (info["state"], info["pid"]) == ("running", fake.starts()[0]["pid"])
+    assert "refuses to start" in info["problem"]
+    assert "refuses to start" in one.wait_log("It is used on")
+
+
+def test_an_upgrade_is_looked_at_before_it_is_trusted(bridge: BridgeFactory, fake_codex: FakeFactory) -> None:
+    fake = fake_codex()
+    one = bridge(CODEX_BIN=fake)
+    assert_says(one, "before")
+    fake.upgrade(sandbox="open")
+    session_id, stream = play(one, "say after")
+    assert stream.events[-1].data["session"]["last_error_code"] == "sandbox_unavailable"
+    fake.upgrade()
+    one.send(session_id, "say after all")
+    stream.until("session.completed")
+
+
+def test_an_upgrade_does_not_end_a_sign_in(bridge: BridgeFactory, fake_codex: FakeFactory) -> None:
+    fake = fake_codex()
+    own = {
+        "CODEX_RUNTIME_PROVIDER": "openai",
+        "CODEX_PROVIDER_API_BASE_URL": None,
+        "CODEX_PROVIDER_API_KEY": None,
+    }
+    one = bridge(CODEX_BIN=fake, **own)
+    assert one.get("/auth/device").json["status"] == "pending"
+    fake.upgrade(account=True)
+    assert one.get("/auth/device").json["status"] == "pending"
+    assert len(fake.starts()) == 1
+    assert one.post("/auth/logout").status == 200
+    wait_until(lambda: one.get("/auth/status").json["logged_in"], "the new Codex")
+    assert len(fake.starts()) == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
+def test_one_childs_end_is_not_anothers(
+    bridge: BridgeFactory, fake_codex: FakeFactory, number: signal.Signals
+) -> None:
+    fake = fake_codex()
+    one = bridge(CODEX_BIN=fake, CODEX_BRIDGE_INTERRUPT_GRACE_MS=300)
+    (old_id, old), (new_id, new) = open_session(one), open_session(one)
+    one.send(old_id, "stay")
+    old.until_text("staying")
+    fake.upgrade()
+    one.send(new_id, "stay")
+    new.until_text("staying")
+    processes.send(fake.starts()[0]["pid"], number)
+    if number is signal.SIGSTOP:
+        one.interrupt(old_id)
+        old.until("session.interrupted")
+    else:
+        assert old.until("session.error").data["session"]["last_error_code"] == "codex_exited"
+    assert one.session(new_id)["running"]
+    one.interrupt(new_id)
+    new.until("session.interrupted")
+    one.send(old_id, "say on")
+    old.until("session.completed")
+    assert len(fake.starts()) == 2

@@ -288,6 +288,19 @@ class Bridge:
         """Stop the session's turn."""
         return self.post(f"/chat/sessions/{session_id}/interrupt")
 
+    def approvals(self, session_id: str) -> list[Json]:
+        """Return what is pending."""
+        reply = self.get(f"/chat/sessions/{session_id}/approvals")
+        assert reply.status == 200, reply
+        found: list[Json] = reply.json["approvals"]
+        return found
+
+    def decide(self, session_id: str, decision: str, request_id: str | None = None, **body: Any) -> Reply:
+        """Answer an approval, the only one by default."""
+        named = {} if request_id is None else {"request_id": request_id}
+        answer = {"decision": decision, **named, **body}
+        return self.post(f"/chat/sessions/{session_id}/approvals", answer)
+
     def stream(self, session_id: str, *, after: str | None = None, query: str = "", **headers: str) -> Stream:
         """Open the event stream, fresh or after the event with the given id."""
         sent = {name.replace("_", "-"): value for name, value in headers.items()}

@@ -14,7 +14,12 @@ first word of the message that starts it; the rest of the message is its argumen
     deaf                one delta, then nothing, and an interrupt is never answered
     hang                `turn/start` is never answered
     die TEXT            one delta, TEXT on stderr, and the process ends with code 7
+    listen              one delta, then nothing until a text steers it; that is put into the conversation, and said
+    brink               the same, but the turn is completed without another word
     ask METHOD          a server request with id 0 for that method; says the answer it got
+    asks JSON           a list of server requests, `id`, `method` and `params`, all at once; says how many were
+                        answered. One with an `item` tells that before; one with a `resolve` is resolved, unanswered, when
+                        the test calls `release`; the answer to one with a `forget` is not waited for
     garbage             lines that are no JSON-RPC between the deltas
 
 With `codex exec` the prompt says it, and these beside `say`, `big`, `die` and `garbage`:
@@ -30,13 +35,14 @@ With `codex exec` the prompt says it, and these beside `say`, `big`, `die` and `
 
 Options (about the process): `fail_starts` (so many starts end at once with code 3), `ignore_term`
 (SIGTERM and the end of stdin are ignored), `grandchild` (a child of its own keeps stdout open), `silent`
-(`initialize` is never answered), `sandbox` (`open`: commands may write anywhere; `broken`: none starts; `hangs`: none ends), `version` (what `--version` prints), `mute` (methods that
+(`initialize` is never answered), `sandbox` (`open`: commands may write anywhere; `broken`: none starts; `hangs`: none ends), `version` (which one it says it is), `mute` (methods that
 are never answered), `held` (a method whose first call is answered when the test calls `release`), `account` (true: signed in), `login` (what a
 device login does: `waits`; `refused`, at once; `garbled`, its answer; `dies`, the process).
 """
 
 import json
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -90,12 +96,22 @@ class FakeCodex:
         self.path = directory / "codex"
         (directory / "options.json").write_text(json.dumps(options))
         os.mkfifo(directory / "gate")
-        program = f'#!/bin/sh\nexec "{sys.executable}" -I "{__file__}" "{directory}" "$@"\n'
-        self.path.write_text(program)
-        self.path.chmod(0o755)
+        self._write_program()
 
     def __str__(self) -> str:
         return str(self.path)
+
+    def _write_program(self) -> None:
+        program = f'#!/bin/sh\nexec "{sys.executable}" -I "{__file__}" "{self.directory}" "$@"\n'
+        draft = self.directory / "codex.new"
+        draft.write_text(program)
+        draft.chmod(0o755)
+        draft.rename(self.path)
+
+    def upgrade(self, **options: object) -> None:
+        """Put another program at the same place; it has these options, and the same threads."""
+        (self.directory / "options.json").write_text(json.dumps(options))
+        self._write_program()
 
     def starts(self) -> list[Json]:
         """Return each start of an app-server or exec: pid, arguments, environment; of an exec, its prompt too."""
@@ -111,8 +127,11 @@ class FakeCodex:
 
     def received(self, method: str | None = None) -> list[Json]:
         """Return what the bridge wrote, by method; without one, the answers to server requests."""
-        notes = _read_notes(self.directory / "received.jsonl")
-        return [note for note in notes if note.get("method") == method]
+        return [note for note in self.received_any() if note.get("method") == method]
+
+    def received_any(self) -> list[Json]:
+        """Return all that the bridge wrote, to whichever process, in its order."""
+        return _read_notes(self.directory / "received.jsonl")
 
     def release(self) -> None:
         """Let the held call be answered; it has to come."""
@@ -138,11 +157,12 @@ class AppServer:
         self.options: Json = json.loads((directory / "options.json").read_text())
         self.lock = threading.Lock()
         self.interrupts: dict[str, threading.Event] = {}
+        self.steers: dict[str, queue.SimpleQueue[Json]] = {}
         self.refusing: set[str] = set()
         self.closing: set[str] = set()
         self.unbegun: set[str] = set()
-        self.answered = threading.Event()
-        self.answer: Json = {}
+        self.answered = threading.Condition()
+        self.answers: list[Json] = []
         self.next_turn: threading.Thread | None = None
         self.held = self.options.get("held")
         # What is written in one breath with the next answer.
@@ -203,8 +223,9 @@ class AppServer:
         """Answer one message."""
         method = message.get("method")
         if method is None:
-            self.answer = message
-            self.answered.set()
+            with self.answered:
+                self.answers.append(message)
+                self.answered.notify_all()
         elif "id" in message and method not in self.options.get("mute", []):
             reply = self.METHODS.get(method, AppServer.unknown)(self, message.get("params") or {})
             if reply is not None:
@@ -223,7 +244,8 @@ class AppServer:
         """Answer the first request."""
         if self.options.get("silent"):
             return None
-        return {"result": {"userAgent": "fake/0.163.0 (test)", "codexHome": "/", "platformFamily": "unix"}}
+        agent = f"fake/{self.options.get('version', '0.163.0')} (test)"
+        return {"result": {"userAgent": agent, "codexHome": "/", "platformFamily": "unix"}}
 
     def starts(self) -> list[Json]:
         """Return the starts that were noted so far."""
@@ -264,7 +286,10 @@ class AppServer:
         return {"result": {"status": "unsubscribed"}}
 
     def exec_command(self, params: Json) -> Json | None:
-        """Run a command in what passes for a sandbox: its last argument, a path, is made one that cannot be written."""
+        """Run a command in what passes for a sandbox: its last argument, a path, is made one that cannot be written.
+
+        In a read-only sandbox so is the path before it.
+        """
         sandbox = self.options.get("sandbox", "holds")
         if sandbox == "hangs":
             return None
@@ -273,6 +298,8 @@ class AppServer:
         command = list(params["command"])
         if sandbox == "holds":
             command[-1] = "/proc/no/such/place"
+        if sandbox == "holds" and params["sandboxPolicy"]["type"] == "readOnly":
+            command[-2] = "/proc/no/such/place"
         done = subprocess.run(command, cwd=params["cwd"], capture_output=True, text=True)
         return {"result": {"exitCode": done.returncode, "stdout": done.stdout, "stderr": done.stderr}}
 
@@ -314,6 +341,7 @@ class AppServer:
             return None
         turn = f"turn-{time.monotonic_ns()}"
         self.interrupts[turn] = threading.Event()
+        self.steers[turn] = queue.SimpleQueue()
         if verb == "vanish" and len(_read_notes(self.directory / "starts.jsonl")) == 1:
             os._exit(9)
         if verb in ("late", "lazy"):
@@ -322,6 +350,7 @@ class AppServer:
             self.unbegun.add(turn)
         if verb == "deaf":
             self.interrupts.pop(turn)
+            self.steers.pop(turn)
         play = Turn(self, params["threadId"], turn)
         self.next_turn = threading.Thread(target=Turn.PLAYS[verb], args=(play, argument), daemon=True)
         return {"result": {"turn": _turn(turn, "inProgress")}}
@@ -337,6 +366,14 @@ class AppServer:
             return {"error": {"code": -32600, "message": "no active turn to interrupt"}}
         return {"result": {}}
 
+    def steer(self, params: Json) -> Json:
+        """Give a turn more to read; it may be one that never looks."""
+        turn = params["expectedTurnId"]
+        if turn not in self.steers:
+            return {"error": {"code": -32600, "message": "no active turn to steer"}}
+        self.steers[turn].put(params)
+        return {"result": {"turnId": turn}}
+
     METHODS: ClassVar[dict[str, Callable[["AppServer", Json], Json | None]]] = {
         "initialize": initialize,
         "thread/start": start_thread,
@@ -349,6 +386,7 @@ class AppServer:
         "account/logout": log_out,
         "turn/start": start_turn,
         "turn/interrupt": interrupt,
+        "turn/steer": steer,
     }
 
 
@@ -385,8 +423,35 @@ class Turn:
         self.spoken.append(text)
         self.tell("item/agentMessage/delta", itemId=self.item, delta=text)
 
+    def hear(self) -> str:
+        """Wait for a text that steers the turn, put it into the conversation, and begin another message."""
+        params = self.server.steers[self.turn].get()
+        item = {"type": "userMessage", "id": "item-user", "clientId": params["clientUserMessageId"]}
+        self.tell("item/started", item=item)
+        self.tell("item/completed", item=item)
+        return "".join(part.get("text", "") for part in params["input"])
+
+    def listen(self, _: str) -> None:
+        """Say what it is steered with."""
+        self.begin()
+        self.delta("listening")
+        text = self.hear()
+        self.item = f"{self.item}-2"
+        self.spoken.clear()
+        self.tell("item/started", item={"type": "agentMessage", "id": self.item, "text": ""})
+        self.delta(text)
+        self.end()
+
+    def brink(self, _: str) -> None:
+        """Be steered in the very last moment."""
+        self.begin()
+        self.delta("listening")
+        self.hear()
+        self.server.tell("turn/completed", self.thread, turn=_turn(self.turn, "completed"))
+
     def end(self, status: str = "completed") -> None:
         """Close the message and the turn."""
+        self.server.steers.pop(self.turn, None)
         if status == "completed":
             item = {"type": "agentMessage", "id": self.item, "text": "".join(self.spoken)}
             self.tell("item/completed", item=item)
@@ -455,11 +520,36 @@ class Turn:
     def ask(self, method: str) -> None:
         """Send a server request whose id is 0, and say what was answered."""
         self.begin()
-        params = {"threadId": self.thread, "turnId": self.turn, "itemId": "item-0", "command": "true"}
-        self.server.write({"id": 0, "method": method, "params": params})
-        self.server.answered.wait()
-        self.delta(json.dumps(self.server.answer))
+        (answer,) = self.request([{"id": 0, "method": method, "params": {"command": "true"}}])
+        self.delta(json.dumps(answer))
         self.end()
+
+    def asks(self, requests: str) -> None:
+        """Send server requests, and say how many were answered."""
+        self.begin()
+        self.delta(f"{len(self.request(json.loads(requests)))} answers")
+        self.end()
+
+    def request(self, requests: list[Json]) -> list[Json]:
+        """Send server requests; return the answers in the order in which they came."""
+        for request in requests:
+            if "item" in request:
+                self.tell("item/started", item=request["item"])
+            params = {"threadId": self.thread, "turnId": self.turn, "itemId": "item-0", **request["params"]}
+            self.server.write({"id": request["id"], "method": request["method"], "params": params})
+        resolved = [request["id"] for request in requests if request.get("resolve")]
+        if resolved:
+            (self.server.directory / "gate").read_bytes()
+        for each in resolved:
+            self.server.tell("serverRequest/resolved", self.thread, requestId=each)
+        wanted = [each["id"] for each in requests if not each.get("resolve") and not each.get("forget")]
+        with self.server.answered:
+            self.server.answered.wait_for(lambda: len(self.answers(wanted)) == len(wanted))
+            return self.answers(wanted)
+
+    def answers(self, wanted: list[Any]) -> list[Json]:
+        """Return the answers that have come."""
+        return [answer for answer in self.server.answers if answer["id"] in wanted]
 
     def garbage(self, _: str) -> None:
         """Write what is no JSON-RPC between two deltas."""
@@ -483,7 +573,10 @@ class Turn:
         "deaf": deaf,
         "die": die,
         "ask": ask,
+        "asks": asks,
         "garbage": garbage,
+        "listen": listen,
+        "brink": brink,
     }
 
 
@@ -640,7 +733,7 @@ def main(directory: Path, arguments: list[str]) -> int:
     """Be `codex`: print a version, be the app-server, or be one exec."""
     server = AppServer(directory)
     if "--version" in arguments:
-        print(server.options.get("version", "codex-cli 0.163.0"))
+        print(f"codex-cli {server.options.get('version', '0.163.0')}")
         return 0
     if arguments[:1] == ["exec"]:
         return Exec(server, arguments).serve()

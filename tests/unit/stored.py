@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from codex_bridge.adapters.database import Database
-from codex_bridge.model import SessionMode
+from codex_bridge.model import Latitude, SessionMode
 from codex_bridge.services.live import LiveSession
 from codex_bridge.services.recorder import Recorder
 from codex_bridge.services.sessions import SessionService
 from codex_bridge.store.schema import MIGRATIONS
+
+LATITUDE = Latitude(("untrusted", "on-request"), ("read-only", "workspace-write"))
+OWN = (LATITUDE.approval_policy, LATITUDE.sandbox_mode)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,16 +26,18 @@ class Stored:
 
     async def create(self, count: int) -> list[LiveSession]:
         """Create sessions, the oldest first."""
-        return [await self.sessions.create("/w", {}, SessionMode.WORKSPACE, {}, {}) for _ in range(count)]
+        return [
+            await self.sessions.create("/w", {}, SessionMode.WORKSPACE, {}, {}, *OWN) for _ in range(count)
+        ]
 
 
 @asynccontextmanager
-async def stored(directory: Path) -> AsyncIterator[Stored]:
+async def stored(directory: Path, latitude: Latitude = LATITUDE) -> AsyncIterator[Stored]:
     """Open the store in a directory as a bridge does, and close it as one that stops."""
     database = Database(str(directory / "bridge.db"), MIGRATIONS)
     await database.open()
     recorder = Recorder(database)
-    sessions = SessionService(database, recorder)
+    sessions = SessionService(database, recorder, latitude)
     await sessions.open()
     try:
         yield Stored(database, recorder, sessions)

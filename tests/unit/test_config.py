@@ -25,6 +25,7 @@ DEFAULTS: dict[str, Any] = {
     "upstream_first_byte_timeout_ms": 300_000, "upstream_idle_timeout_ms": 300_000, "https_proxy": None, "http_proxy": None,
     "no_proxy": (), "drain_timeout_ms": 30_000, "shutdown_timeout_ms": 10_000, "interrupt_grace_ms": 10_000, "device_login_timeout_ms": 900_000, "codex_environment": (), "log_level": "info",
     "keep_sessions": 10_000, "keep_days": 90, "keep_events": 10_000, "keep_event_days": 7,
+    "approval_policy": "on-request", "approval_timeout_ms": 600_000,
 }  # fmt: skip
 # These depend on the machine and have tests of their own.
 ELSEWHERE = {"codex_bin", "workspace_root", "workspace_roots", "temporary_directory", "state_dir"}
@@ -45,6 +46,7 @@ GOOD: list[tuple[str, str, Any]] = [
     ("no_proxy", " A.example,.b  10.0.0.0/8,", ("a.example", ".b", "10.0.0.0/8")),
     ("drain_timeout_ms", "0", 0), ("drain_timeout_ms", "86400000", 86_400_000), ("shutdown_timeout_ms", "7", 7), ("interrupt_grace_ms", "9", 9), ("device_login_timeout_ms", "8", 8), ("codex_environment", "B, A,B", ("A", "B")), ("log_level", "debug", "debug"),
     ("keep_sessions", "1", 1), ("keep_days", "36500", 36500), ("keep_events", "10000000", 10_000_000), ("keep_event_days", "1", 1),
+    ("approval_policy", "untrusted", "untrusted"), ("approval_policy", "never", "never"), ("approval_timeout_ms", "1", 1),
 ]  # fmt: skip
 
 BAD = [
@@ -60,6 +62,7 @@ BAD = [
     ("https_proxy", "p:3128"), ("http_proxy", "https://p:3128"), ("http_proxy", "http://p:0"), ("drain_timeout_ms", "-1"), ("drain_timeout_ms", "86400001"), ("shutdown_timeout_ms", """ """), ("interrupt_grace_ms", "0"), ("device_login_timeout_ms", "0"), ("temporary_directory", "/nonexistent"),
     ("log_level", "verbose"), ("log_level", "INFO"),
     ("keep_sessions", "0"), ("keep_days", "0"), ("keep_events", "0"), ("keep_event_days", "36501"),
+    ("approval_policy", "on-failure"), ("approval_policy", "onRequest"), ("approval_timeout_ms", "0"),
 ]  # fmt: skip
 
 
@@ -69,6 +72,14 @@ def load(**variables: str) -> Config:
 
 def variable(field: str) -> str:
     return BY_FIELD[field].variables[0]
+
+
+def test_exec_asks_nobody() -> None:
+    assert load(CODEX_RUNTIME_KIND="exec").approval_policy == "never"
+    assert load(CODEX_RUNTIME_KIND="exec", CODEX_APPROVAL_POLICY="on-request").approval_policy == "never"
+    with pytest.raises(ConfigError) as caught:
+        load(CODEX_RUNTIME_KIND="exec", CODEX_APPROVAL_POLICY="untrusted")
+    assert "CODEX_APPROVAL_POLICY=untrusted" in caught.value.message
 
 
 def test_every_field_has_one_row_and_every_row_a_field() -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from codex_bridge import __version__, config, errors
 from codex_bridge.protocol import codex
+from codex_bridge.runtimes.supervisor import TRANSITIONS, State
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "codex_bridge"
@@ -51,6 +52,15 @@ def test_each_error_code_is_described() -> None:
     unseen = {"invalid_configuration", "start_failed", "forbidden", "conflict", "unavailable"}
     unseen |= {"store_too_new", "store_damaged"}
     assert codes - unseen == {code for code in codes if f"`{code}`" in API}
+
+
+def test_each_state_of_codex_is_described() -> None:
+    assert not [state for state in State if f"`{state}`" not in API]
+    architecture = (ROOT / "docs" / "architecture.md").read_text()
+    for state, followers in TRANSITIONS.items():
+        for follower in followers - {State.STOPPING}:
+            lines = re.findall(rf"(?m)^ +{state} +-> .*(?:\n {{20,}}-> .*)*", architecture)
+            assert re.search(rf"\b{follower}\b", "\n".join(lines)), f"{state} -> {follower}"
 
 
 def test_each_error_class_has_a_code_of_its_own() -> None:

@@ -204,3 +204,41 @@ async def test_a_lane_that_is_taken_needs_a_place_in_the_queue() -> None:
     with pytest.raises(Unavailable):
         executor.check_capacity("a")
     await finish(executor, work)
+
+
+@on_loop
+async def test_a_turn_that_waits_for_a_person_lends_its_slot() -> None:
+    executor = TurnExecutor(1, 1)
+    first, second = submit(executor, "a", "b")
+    with executor.resting(first.job):
+        with executor.resting(first.job):
+            await second.started.wait()
+            assert (executor.load()["active_turns"], executor.load()["pending_turns"]) == (1, 0)
+        (third,) = submit(executor, "c")
+        assert third.positions == [1], "two answers that one turn waits for are one slot"
+        second.release.set()
+        await third.started.wait()
+    # It goes on at once, beside the one that has its slot.
+    assert executor.load()["active_turns"] == 2
+    (fourth,) = submit(executor, "d")
+    with pytest.raises(Unavailable):
+        executor.check_capacity("new")
+    first.release.set()
+    await first.ended.wait()
+    assert not fourth.started.is_set()
+    third.release.set()
+    await fourth.started.wait()
+    await finish(executor, fourth)
+    assert executor.load()["active_turns"] == 0
+
+
+@on_loop
+async def test_a_bridge_that_stops_lends_no_slots() -> None:
+    executor = TurnExecutor(1, 1)
+    first, second = submit(executor, "a", "b")
+    await first.started.wait()
+    executor.refuse()
+    with executor.resting(first.job):
+        assert second.positions == [1]
+    await finish(executor, first)
+    assert not second.started.is_set()

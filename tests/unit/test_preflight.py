@@ -71,7 +71,7 @@ class Machine:
 def test_the_verdict(tmp_path: Path, kind: str, mode: str, works: bool | None, code: str | None) -> None:
     @on_loop
     async def judge() -> None:
-        check = SandboxCheck(Machine(kind), mode)
+        check = SandboxCheck(None, Machine(kind), mode)
         scratch = tmp_path / "scratch"
         scratch.mkdir()
         check.open(str(scratch))
@@ -90,14 +90,14 @@ def test_a_sandbox_that_cannot_be_tried_is_not_believed(tmp_path: Path) -> None:
     async def judge() -> None:
         scratch = tmp_path / "scratch"
         scratch.mkdir()
-        (scratch / "probe").write_text("in the way")
+        (scratch / "probe-workspace-write").write_text("in the way")
         machine = Machine("holds")
-        check = SandboxCheck(machine, "workspace-write")
+        check = SandboxCheck(None, machine, "workspace-write")
         check.open(str(scratch))
         obstacle = await check.find_obstacle()
         assert obstacle is not None
         assert (obstacle.code, check.works, machine.runs) == ("sandbox_unavailable", None, 0)
-        (scratch / "probe").unlink()
+        (scratch / "probe-workspace-write").unlink()
         assert await check.find_obstacle() is None
         await check.stop()
 
@@ -111,7 +111,7 @@ def test_a_bad_verdict_is_looked_at_again_and_a_good_one_stays(
     async def judge() -> None:
         (tmp_path / "scratch").mkdir()
         machine = Machine("does not start")
-        check = SandboxCheck(machine, "workspace-write")
+        check = SandboxCheck(None, machine, "workspace-write")
         check.open(str(tmp_path / "scratch"))
         assert isinstance(await check.find_obstacle(), Failure)
         assert isinstance(await check.find_obstacle(), Failure)
@@ -120,6 +120,25 @@ def test_a_bad_verdict_is_looked_at_again_and_a_good_one_stays(
         monkeypatch.setattr(sandbox, "SANDBOX_RECHECK_S", -1.0)
         assert await check.find_obstacle() is None
         assert await check.find_obstacle() is None
+        assert machine.runs == 2
+        await check.stop()
+
+    judge()
+
+
+def test_each_mode_has_a_verdict_of_its_own(tmp_path: Path) -> None:
+    @on_loop
+    async def judge() -> None:
+        (tmp_path / "scratch").mkdir()
+        machine = Machine("holds")
+        check = SandboxCheck(None, machine, "danger-full-access")
+        check.open(str(tmp_path / "scratch"))
+        assert await check.find_obstacle() is None
+        assert (machine.runs, check.works, check.is_wanted) == (0, None, False)
+        assert await check.find_obstacle("workspace-write") is None
+        obstacle = await check.find_obstacle("read-only")
+        assert obstacle is not None
+        assert "read-only" in obstacle.message
         assert machine.runs == 2
         await check.stop()
 
@@ -135,7 +154,7 @@ def backend(port: int) -> Backend:
 async def look_at(port: int) -> Check:
     """Return what is found of the upstream on `port`."""
     client = HttpClient(5.0, 5.0, 5.0)
-    check = SandboxCheck(Machine("holds"), "danger-full-access")
+    check = SandboxCheck(None, Machine("holds"), "danger-full-access")
     target = backend(port)
     auth = DeviceAuth(AppServerAccounts(AppServerRuntime(None, {}), {}), lambda: ("api_key", True), 900.0)
     preflight = Preflight(None, {}, check, auth, client, lambda: target)

@@ -8,7 +8,7 @@ import pytest
 
 from codex_bridge.adapters import database as database_module
 from codex_bridge.adapters.database import Connection, Database
-from codex_bridge.errors import Conflict, NotFound
+from codex_bridge.errors import BridgeError, Conflict, NotFound, Unavailable
 from codex_bridge.limits import IDEMPOTENCY_KEEP_S, MIN_KEPT_EVENTS
 from codex_bridge.model import Message, Role, now_ms
 from codex_bridge.services import retention as retention_module
@@ -31,9 +31,12 @@ class Host:
         self.in_use: set[int] = set()
         self.busy: set[str] = set()
         self.gone: set[str] = set()
+        self.troubles: list[BridgeError] = []
         self.deleted: list[str] = []
 
     async def delete(self, session_id: str) -> None:
+        if self.troubles:
+            raise self.troubles.pop()
         if session_id in self.busy:
             raise Conflict("It runs.")
         if session_id in self.gone:
@@ -296,6 +299,17 @@ class TestBackground:
             with locked(tmp_path):
                 one.start()
                 await until(lambda: database.describe()["state"] == "failing")
+            await until(lambda: host.deleted == ["s_1"])
+            await one.stop()
+
+    @on_loop
+    async def test_a_session_that_cannot_be_deleted_now_does_not_end_it(self, tmp_path: Path) -> None:
+        async with opened(tmp_path) as database:
+            await with_sessions(database, 3)
+            host = Host(database)
+            host.troubles.append(Unavailable("Not now."))
+            one = host.retention(Keep(2, 1000, 1000, 1000), first_s=0, interval_s=0.005)
+            one.start()
             await until(lambda: host.deleted == ["s_1"])
             await one.stop()
 

@@ -171,6 +171,7 @@ def test_the_whole_and_the_brief_session() -> None:
         "id", "thread_id", "status", "mode", "context", "messages", "events", "running", "pending_approval",
         "last_error", "assistant_draft", "created_at", "updated_at", "workspace_root", "active_turn_id",
         "queue_position", "usage", "runtime", "message_count", "last_error_code", "queued_turn_ids",
+        "approval_policy", "sandbox_mode", "pending_approvals",
     }  # fmt: skip
 
 
