@@ -169,6 +169,21 @@ def test_an_interrupt_ends_it_as_well(bridge: BridgeFactory, upstream: Upstream)
     ended_well(one)
 
 
+def test_a_turn_that_waits_for_a_person_runs(bridge: BridgeFactory, fake_codex: FakeFactory) -> None:
+    one = bridge(CODEX_BIN=fake_codex(), CODEX_BRIDGE_DRAIN_TIMEOUT_MS=ENDLESS_MS)
+    session_id = one.create_session()
+    stream = one.ready_stream(session_id)
+    one.send(session_id, "ask item/commandExecution/requestApproval")
+    stream.until("session.approval.required")
+    assert "1 turn runs" in begin_drain(one)
+    (asked,) = one.approvals(session_id)
+    answer = {"decision": "accept", "request_id": asked["request_id"]}
+    assert one.post(f"/chat/sessions/{session_id}/approvals", answer).status == 200
+    stream.until("session.completed")
+    assert_goodbye(stream)
+    ended_well(one)
+
+
 def test_progress_is_told(bridge: BridgeFactory, fake_codex: FakeFactory) -> None:
     one = bridge(CODEX_BIN=fake_codex(), CODEX_BRIDGE_DRAIN_TIMEOUT_MS=ENDLESS_MS)
     sessions = [one.create_session() for _ in range(3)]
