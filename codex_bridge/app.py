@@ -282,7 +282,7 @@ class Bridge:
     @property
     def is_well(self) -> bool:
         """Whether the bridge does its work as far as it can tell; what is wrong else, only a new process mends."""
-        return self._server.is_well
+        return self._server.is_well and self._database.is_well
 
     @property
     def is_busy(self) -> bool:

@@ -115,6 +115,8 @@ MAX_ANSWER_CHARACTERS = 64 * KIB
 MAX_BRIEF_DIFF_CHARACTERS = 2000
 # Settled approvals that are remembered, so that a late answer is told what became of them; older ones are looked up.
 MAX_SETTLED_APPROVALS = 200
+# Turns that wait for a person lend their slots to others, so many at most: Codex holds each in memory (about 1 MB).
+MAX_LENT_SLOTS = 200
 # What a busy bridge tells clients to wait.
 BUSY_RETRY_AFTER_S = 2
 # What one that drains tells them: most turns end in that time, and the next bridge is up a second later.

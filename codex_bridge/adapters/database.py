@@ -172,6 +172,12 @@ class Database:
         self._read_wanted.release()
         return await waiter
 
+    @property
+    def is_well(self) -> bool:
+        """Whether its threads run. A disk that fails or hangs is no reason to say no: a new process would not mend it."""
+        workers = (self._writer, self._reader)
+        return not self._is_open or all(worker is not None and worker.is_running for worker in workers)
+
     def describe_state(self) -> dict[str, Any]:
         """Return the state for people and programs: `ok` or `failing`, and why."""
         problem = self._problem or self._damage
@@ -378,6 +384,10 @@ class _Worker:
         # A daemon: a disk that hangs for ever must not keep the process from ending.
         self._thread = threading.Thread(target=self._run_and_tell, name=name, daemon=True)
         self._thread.start()
+
+    @property
+    def is_running(self) -> bool:
+        return self._thread.is_alive()
 
     async def join(self) -> None:
         """Wait for its end; tell when that does not come."""

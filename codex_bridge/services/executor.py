@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from .. import log
 from ..errors import Unavailable
-from ..limits import BUSY_RETRY_AFTER_S, DRAIN_RETRY_AFTER_S
+from ..limits import BUSY_RETRY_AFTER_S, DRAIN_RETRY_AFTER_S, MAX_LENT_SLOTS
 
 
 @dataclass(eq=False, slots=True)
@@ -43,7 +43,7 @@ class TurnExecutor:
     def load(self) -> dict[str, int]:
         """Return `bridge_load`."""
         return {
-            "active_turns": self._taken_slots,
+            "active_turns": len(self._tasks),
             "pending_turns": len(self._queue),
             "max_concurrent_turns": self._slots,
             "max_queued_turns": self._queue_limit,
@@ -75,7 +75,7 @@ class TurnExecutor:
         """Raise `Unavailable` when the next job of `lane` would be refused."""
         self.check_open()
         if len(self._queue) >= self._queue_limit and (not self._has_slot or lane in self._tasks):
-            waiting = f"{self._taken_slots} turns run and {len(self._queue)} wait"
+            waiting = f"{len(self._tasks)} turns run and {len(self._queue)} wait"
             message = f"The bridge is busy: {waiting}. Try again later."
             raise self._unavailable(message, "busy", BUSY_RETRY_AFTER_S)
 
@@ -132,7 +132,7 @@ class TurnExecutor:
 
     @property
     def _taken_slots(self) -> int:
-        return len(self._tasks) - len(self._resting)
+        return len(self._tasks) - min(len(self._resting), MAX_LENT_SLOTS)
 
     @property
     def _has_slot(self) -> bool:

@@ -386,7 +386,7 @@ def test_one_session_does_not_wait_for_the_approval_of_another(
     first, first_stream, _ = begin(one)
     second, second_stream, _ = begin(one)
     load = one.get("/runtime/info").json["bridge_load"]
-    assert (load["active_turns"], load["pending_turns"]) == (0, 0)
+    assert (load["active_turns"], load["pending_turns"]) == (2, 0)
     assert one.decide(second, "decline").status == 200
     assert end(second_stream).name == "session.completed"
     assert len(one.approvals(first)) == 1

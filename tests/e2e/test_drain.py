@@ -117,7 +117,7 @@ def test_a_turn_that_does_not_end_is_interrupted(
 
 
 @pytest.mark.codex
-def test_a_turn_that_waits_is_not_started(bridge: BridgeFactory, upstream: Upstream) -> None:
+def test_a_turn_that_waits_is_left_to_the_next_bridge(bridge: BridgeFactory, upstream: Upstream) -> None:
     one = bridge(CODEX_BRIDGE_DRAIN_TIMEOUT_MS=ENDLESS_MS, CODEX_MAX_CONCURRENT_TURNS=1)
     _, stream, gate = held_turn(one, upstream)
     waiting_id = one.create_session()
@@ -132,6 +132,14 @@ def test_a_turn_that_waits_is_not_started(bridge: BridgeFactory, upstream: Upstr
     ended_well(one)
     assert "session.running" not in kinds(waiting.events)
     assert len(upstream.requests) == 1
+
+    # The next bridge goes on where this one has stopped, and so does the stream.
+    upstream.script = rounds(say("At last."))
+    again = bridge()
+    later = again.stream(waiting_id, after=waiting.last_id)
+    later.until("session.completed")
+    assert_contiguous([*waiting.events, *later.events])
+    assert again.session(waiting_id)["messages"][-1]["text"] == "At last."
 
 
 @pytest.mark.codex
@@ -165,6 +173,21 @@ def test_an_interrupt_ends_it_as_well(bridge: BridgeFactory, upstream: Upstream)
     begin_drain(one)
     assert one.interrupt(session_id).status == 200
     stream.until("session.interrupted")
+    assert_goodbye(stream)
+    ended_well(one)
+
+
+def test_a_turn_that_waits_for_a_person_runs(bridge: BridgeFactory, fake_codex: FakeFactory) -> None:
+    one = bridge(CODEX_BIN=fake_codex(), CODEX_BRIDGE_DRAIN_TIMEOUT_MS=ENDLESS_MS)
+    session_id = one.create_session()
+    stream = one.ready_stream(session_id)
+    one.send(session_id, "ask item/commandExecution/requestApproval")
+    stream.until("session.approval.required")
+    assert "1 turn runs" in begin_drain(one)
+    (asked,) = one.approvals(session_id)
+    answer = {"decision": "accept", "request_id": asked["request_id"]}
+    assert one.post(f"/chat/sessions/{session_id}/approvals", answer).status == 200
+    stream.until("session.completed")
     assert_goodbye(stream)
     ended_well(one)
 

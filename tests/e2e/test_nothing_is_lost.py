@@ -8,7 +8,7 @@ import socket
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 
 import pytest
@@ -68,21 +68,29 @@ class Storm:
 
     def __init__(self, bridge: BridgeFactory, upstream: Upstream, dice: random.Random) -> None:
         self._bridge = bridge
-        self._upstream = upstream
         self._dice = dice
+        # What a kill waits for: that a model is asked, that a message is sent, that one is acknowledged.
+        self._moments: list[Callable[[], int]] = [
+            lambda: len(upstream.requests),
+            lambda: sum(talker.asked for talker in self.talkers),
+            lambda: sum(len(talker.sent) for talker in self.talkers),
+        ]
         self.port = free_port()
         self.killed: Counter[str] = Counter()
         self._in_a_row = 0
         self.one = self.start()
+        self.talkers = [Talker(self.port, f"client-{number}") for number in range(SESSIONS)]
 
     def start(self) -> Bridge:
         return self._bridge(CODEX_BRIDGE_PORT=self.port, CODEX_MAX_CONCURRENT_TURNS=SLOTS)
 
     def kill_something(self) -> None:
-        """Kill the bridge or a Codex while it works on a turn."""
-        seen = len(self._upstream.requests)
-        wait_until(lambda: len(self._upstream.requests) > seen, "a turn under way", PATIENCE_S)
-        time.sleep(self._dice.uniform(0, 0.6))  # not for anything to happen: the moment is to be a random one
+        """Kill the bridge or a Codex while it works."""
+        count = self._dice.choice(self._moments)
+        before = count()
+        wait_until(lambda: count() > before, "something under way", PATIENCE_S)
+        # Not for anything to happen: the moment is to be a random one, and some of them soon after.
+        time.sleep(self._dice.uniform(0, self._dice.choice((0, 0.05, 0.6))))
         if self._dice.random() < BRIDGES_SHARE or self._in_a_row == MOST_IN_A_ROW:
             self._in_a_row = 0
             processes.kill(self.one.pid)
@@ -103,7 +111,7 @@ def test_random_kills(bridge: BridgeFactory, upstream: Upstream, request: pytest
     print(f"--kills {kills} --seed {seed}")
     upstream.script = play
     storm = Storm(bridge, upstream, random.Random(seed))
-    talkers = [Talker(storm.port, f"client-{number}") for number in range(SESSIONS)]
+    talkers = storm.talkers
     followers: list[Follower] = []
     try:
         for talker in talkers:
@@ -129,7 +137,7 @@ def test_random_kills(bridge: BridgeFactory, upstream: Upstream, request: pytest
     storm.one = storm.start()
     check_sessions(storm.port, talkers)
     for talker in talkers:
-        assert talker.create() == talker.session_id
+        assert talker.create(0) == talker.session_id
         assert talker.repeat(talker.sent[-1]) == talker.sent[-1].turn_id
     check_sessions(storm.port, talkers)
     storm.one.stop()
@@ -172,9 +180,15 @@ def check_turns(talker: Talker, events: list[Event]) -> None:
 
 def check_sessions(port: int, talkers: list[Talker]) -> None:
     """Every session is there once and at rest, with every acknowledged message once, in order."""
-    page = insist(port, "GET", "/chat/sessions?limit=200")
-    assert page["total"] == len(talkers)
-    assert {session["id"] for session in page["sessions"]} == {talker.session_id for talker in talkers}
+    made = sorted(session_id for talker in talkers for session_id in (talker.session_id, *talker.others))
+    found: list[str] = []
+    cursor = ""
+    while cursor is not None:
+        page = insist(port, "GET", f"/chat/sessions?limit=200{cursor and '&cursor='}{cursor}")
+        assert page["total"] == len(made)
+        found += [session["id"] for session in page["sessions"]]
+        cursor = page["next_cursor"]
+    assert sorted(found) == made
     load = insist(port, "GET", "/health")["bridge_load"]
     assert (load["active_turns"], load["pending_turns"]) == (0, 0)
     for talker in talkers:

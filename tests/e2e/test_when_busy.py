@@ -1,12 +1,16 @@
 """Messages to a session that has a turn: refused, queued behind it, or made a part of it."""
 
+import os
+
 import pytest
 
 from tests.conftest import BridgeFactory
-from tests.support.bridge import Bridge
+from tests.support.bridge import Bridge, Json
 from tests.support.fake_codex import FakeCodex
 from tests.support.sse import kinds
 from tests.support.turns import FakeFactory, open_session
+from tests.support.upstream import Answer, Request, Upstream, run, say
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture
@@ -109,3 +113,65 @@ def test_a_session_with_waiting_turns_can_be_deleted(one: Bridge) -> None:
     assert one.delete(f"/chat/sessions/{session_id}").status == 200
     stream.until_over()
     assert one.get(f"/chat/sessions/{session_id}").status == 404
+
+
+@pytest.mark.codex
+def test_a_message_joins_the_running_turn(bridge: BridgeFactory, upstream: Upstream) -> None:
+    command = run("read line < fifo; echo got $line", yield_time_ms=30000)
+    upstream.script = lambda request: (
+        say("Both done.") if "And say both." in request.conversation else command
+    )
+    one = bridge()
+    fifo = one.workspace / "fifo"
+    os.mkfifo(fifo)
+    session_id, stream = open_session(one)
+    turn_id = one.send(session_id, "Run it")["turn_id"]
+    stream.until(lambda event: event.kind == "item.started" and "fifo" in str(event.runtime))
+    answer = one.send(session_id, "And say both.", when_busy="steer")
+    assert (answer["turn_id"], answer["steered"], answer["queued"]) == (turn_id, True, False)
+    fifo.write_text("go\n")
+    stream.until("session.completed")
+    assert "And say both." in upstream.requests[-1].conversation
+    session = one.session(session_id)
+    assert [(m["text"], m["turn_id"]) for m in session["messages"]] == [
+        ("Run it", turn_id), ("And say both.", turn_id), ("Both done.", turn_id),
+    ]  # fmt: skip
+    later = one.send(session_id, "And more.", when_busy="steer")
+    assert later["steered"] is False, "a session at rest takes it as any other message"
+    one.settled(session_id)
+
+
+@pytest.mark.codex
+def test_what_joined_too_late_is_answered_in_a_turn_of_its_own(
+    bridge: BridgeFactory, upstream: Upstream
+) -> None:
+    gate = upstream.gate()
+
+    def script(request: Request) -> Answer:
+        return say("Heard it.") if "One more thing." in request.conversation else say("My answer", gate, ".")
+
+    upstream.script = script
+    one = bridge()
+    session_id, stream = open_session(one)
+    one.send(session_id, "Talk")
+    stream.until_text("My answer")
+    assert one.send(session_id, "One more thing.", when_busy="steer")["steered"] is True
+    gate.release()
+    wait_until(lambda: said_by_assistant(one.session(session_id))[-1:] == ["Heard it."], "the late answer")
+    assert one.settled(session_id)["status"] == "idle"
+
+
+def said_by_assistant(session: Json) -> list[str]:
+    return [message["text"] for message in session["messages"] if message["role"] == "assistant"]
+
+
+def test_a_turn_that_cannot_be_joined_says_so(bridge: BridgeFactory, fake_codex: FakeFactory) -> None:
+    one = bridge(CODEX_BIN=fake_codex(), CODEX_MAX_CONCURRENT_TURNS=1)
+    busy, stream = open_session(one)
+    one.send(busy, "stay")
+    stream.until("item.agent_message.delta")
+    session_id = one.create_session()
+    one.send(session_id, "say waits")
+    reply = one.post_message(session_id, "say more", when_busy="steer")
+    assert (reply.status, reply.json["code"]) == (409, "turn_not_steerable")
+    assert len(one.session(session_id)["messages"]) == 1

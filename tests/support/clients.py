@@ -65,6 +65,10 @@ class Talker:
         self.port = port
         self.name = name
         self.session_id = ""
+        # Further sessions, made while it talks.
+        self.others: list[str] = []
+        # How many messages it has begun to send, and those that were acknowledged.
+        self.asked = 0
         self.sent: list[Sent] = []
         self._enough = threading.Event()
         self._pool = ThreadPoolExecutor(1, f"talker {name}")
@@ -72,12 +76,13 @@ class Talker:
 
     def start(self) -> None:
         """Make the session, and begin to talk."""
-        self.session_id = self.create()
+        self.session_id = self.create(0)
         self._talking = self._pool.submit(self._run)
 
-    def create(self) -> str:
-        """Make the session; the same one however often this is called."""
-        answer = insist(self.port, "POST", "/chat/sessions", {}, Idempotency_Key=f"{self.name}-session")
+    def create(self, number: int) -> str:
+        """Make a session; the same one for the same number, however often this is called."""
+        key = f"{self.name}-session-{number}"
+        answer = insist(self.port, "POST", "/chat/sessions", {}, Idempotency_Key=key)
         return str(answer["session"]["id"])
 
     def repeat(self, message: Sent) -> str:
@@ -99,8 +104,10 @@ class Talker:
         while not self._enough.is_set():
             text = f"{self.name} says {len(self.sent)}"
             key = f"{self.name}-{len(self.sent)}"
+            self.asked += 1
             self.sent.append(Sent(text, key, str(self._post(text, key)["turn_id"])))
             wait_until(self._is_settled, f"the end of the turn of {text!r}", PATIENCE_S)
+            self.others.append(self.create(len(self.sent)))
 
     def _post(self, text: str, key: str) -> Json:
         path = f"/chat/sessions/{self.session_id}/messages"

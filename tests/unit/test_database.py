@@ -197,6 +197,7 @@ class TestWriting:
                 database.post(add("kept, too"))
                 database.post(add("dropped"), droppable=True)
                 assert await database.read(texts()) == []
+                assert database.is_well
             await until(lambda: database.describe()["state"] == "ok")
             await database.commit(add("taken"))
             assert await database.read(texts()) == ["kept", "kept, too", "taken"]
@@ -217,8 +218,10 @@ class TestWriting:
                 await until(lambda: not database._jobs)
                 tasks += [asyncio.create_task(database.commit(add(text))) for text in "ab"]
                 await turns_of_the_loop()
+                assert database.is_well
             outcomes = await asyncio.gather(*tasks, return_exceptions=True)
             assert [type(outcome) for outcome in outcomes] == [StoreFailed] * 3
+            await until(lambda: not database.is_well)  # nothing but a new process mends it
             with pytest.raises(StoreFailed, match="its thread has ended"):
                 await database.commit(add("c"))
             assert database.describe()["state"] == "failing"

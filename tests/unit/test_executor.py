@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from codex_bridge.errors import Unavailable
+from codex_bridge.services import executor as executor_module
 from codex_bridge.services.executor import Job, TurnExecutor
 from tests.unit.loop import on_loop
 
@@ -213,7 +214,7 @@ async def test_a_turn_that_waits_for_a_person_lends_its_slot() -> None:
     with executor.resting(first.job):
         with executor.resting(first.job):
             await second.started.wait()
-            assert (executor.load()["active_turns"], executor.load()["pending_turns"]) == (1, 0)
+            assert (executor.load()["active_turns"], executor.load()["pending_turns"]) == (2, 0)
         (third,) = submit(executor, "c")
         assert third.positions == [1], "two answers that one turn waits for are one slot"
         second.release.set()
@@ -242,3 +243,21 @@ async def test_a_bridge_that_stops_lends_no_slots() -> None:
         assert second.positions == [1]
     await finish(executor, first)
     assert not second.started.is_set()
+
+
+def test_only_so_many_slots_are_lent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executor_module, "MAX_LENT_SLOTS", 1)
+
+    @on_loop
+    async def main() -> None:
+        executor = TurnExecutor(1, 5)
+        first, second, third = submit(executor, "a", "b", "c")
+        with executor.resting(first.job):
+            await second.started.wait()
+            with executor.resting(second.job):
+                assert third.positions == [2, 1]
+        await finish(executor, first, second)
+        await third.started.wait()
+        await finish(executor, third)
+
+    main()

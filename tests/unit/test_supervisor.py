@@ -12,11 +12,12 @@ import pytest
 
 from codex_bridge.errors import CodexFailed, Conflict
 from codex_bridge.limits import MAX_QUICK_EXITS
-from codex_bridge.runtime import ApprovalAnswer, ApprovalRequest, Event, TurnOutcome, TurnRequest, TurnStatus
+from codex_bridge.runtime import Event, TurnOutcome, TurnRequest, TurnStatus
 from codex_bridge.runtimes import app_server_child, quick_exits, supervisor
 from codex_bridge.runtimes.app_server import AppServerRuntime
 from codex_bridge.runtimes.supervisor import TRANSITIONS, Lifecycle, State
 from tests.support import processes
+from tests.support.asking import never_asked
 from tests.support.fake_codex import FakeCodex, Json
 from tests.unit.loop import on_loop
 
@@ -48,11 +49,6 @@ def test_each_state_can_be_reached_and_left() -> None:
     reached = set().union(*TRANSITIONS.values())
     assert reached == set(State)
     assert [state for state in State if not TRANSITIONS[state]] == [State.STOPPING]
-
-
-async def never_asked(request: ApprovalRequest) -> ApprovalAnswer:
-    """Take no question: nothing here asks any."""
-    raise AssertionError(f"asked: {request}")
 
 
 class Scene:
