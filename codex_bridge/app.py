@@ -27,7 +27,7 @@ from .api.sessions import SessionRoutes
 from .api.status import StatusRoutes
 from .api.stream import StreamRoutes
 from .config import Config
-from .errors import ConfigError, StartFailed, StoreFailed
+from .errors import ConfigError, StartFailed
 from .limits import CLOSE_GRACE_S, DOCTOR_WAIT_S, SHORT_TOKEN_CHARACTERS
 from .model import Latitude
 from .runtime import Runtime, Sandbox
@@ -249,8 +249,7 @@ class Bridge:
             return
         await self._retention.stop()
         await self._recorder.close()
-        with contextlib.suppress(StoreFailed):  # then the next start takes it for killed
-            await mark_clean(self._database)
+        await mark_clean(self._database)
         await self._database.close()
 
     async def examine(self) -> list[Check]:

@@ -62,6 +62,9 @@ class Turn:
     job: Job
     storing: asyncio.Future[None] | None = None
     has_waited: bool = False
+    # Its place in the queue, 0 when it runs; and whether its session tells of it.
+    position: int = 0
+    is_told: bool = False
     # What joined it while it ran.
     steers: list[Prompt] = field(default_factory=list)
     timed_out: bool = False
