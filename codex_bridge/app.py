@@ -62,6 +62,7 @@ from .workspace.state_dir import StateDirectory
 
 Result = TypeVar("Result")
 
+_NEVER = "never"
 # In the state directory.
 _DATABASE = "bridge.db"
 
@@ -144,6 +145,7 @@ class Bridge:
             self._transcript,
             self._approvals,
             self._executor,
+            self._config.approval_policy != _NEVER,
             self._config.turn_timeout_ms / 1000,
         )
         return TurnService(
@@ -382,10 +384,13 @@ def _provider_settings(config: Config) -> ProviderSettings:
 
 
 def _latitude(config: Config) -> Latitude:
-    """Return what sessions may choose. What exec can do about approvals is nothing, and all of its sessions say so."""
+    """Return what sessions may choose.
+
+    With `never` nobody is asked, so nothing leaves the sandbox: that a person may allow it is more, not less.
+    """
     policies = settings.APPROVAL_POLICIES[: settings.APPROVAL_POLICIES.index(config.approval_policy) + 1]
     modes = settings.SANDBOX_MODES[: settings.SANDBOX_MODES.index(config.sandbox_mode) + 1]
-    return Latitude(policies[-1:] if config.runtime_kind == "exec" else policies, modes)
+    return Latitude(policies[-1:] if config.approval_policy == _NEVER else policies, modes)
 
 
 def _doubts(config: Config, auth_mode: str, sockets: Sequence[socket.socket]) -> list[str]:

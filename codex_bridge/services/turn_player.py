@@ -37,7 +37,8 @@ _CODEX_ITSELF = frozenset(
 )
 _MOVED = Failure("The session's workspace is gone, or has become a link to another place.", "workspace_moved")
 _UNASKED = Failure(
-    "Nothing may be done in this session without asking, and with CODEX_RUNTIME_KIND=exec nobody can be asked.",
+    "Nothing may be done in this session without asking, and this bridge asks nobody: by CODEX_APPROVAL_POLICY=never, "
+    "or because CODEX_RUNTIME_KIND=exec cannot.",
     "approvals_unavailable",
 )
 
@@ -86,6 +87,7 @@ class TurnPlayer:
         transcript: Transcript,
         approvals: Approvals,
         executor: TurnExecutor,
+        asks: bool,
         timeout_s: float,
     ) -> None:
         self._runtime = runtime
@@ -95,6 +97,7 @@ class TurnPlayer:
         self._transcript = transcript
         self._approvals = approvals
         self._executor = executor
+        self._asks = asks
         self._timeout_s = timeout_s
 
     async def play(self, turn: Turn) -> TurnOutcome:
@@ -183,7 +186,7 @@ class TurnPlayer:
         if not is_unmoved(turn.live.session.workspace_root):
             return _MOVED
         session = turn.live.session
-        if session.approval_policy == STRICTEST_POLICY and not self._runtime.capabilities["approvals"]:
+        if session.approval_policy == STRICTEST_POLICY and not self._asks:
             return _UNASKED
         if turn.backend.route is None:
             obstacle = await self._device_auth.find_obstacle()
