@@ -411,7 +411,18 @@ def _doubts(config: Config, auth_mode: str, sockets: Sequence[socket.socket]) ->
             "CODEX_PROVIDER_API_KEY is not set, so requests go out without a key; "
             "CODEX_AUTH_MODE=none says that this is meant, where the provider takes it."
         )
+    doubts += [
+        f"The workspace {log.printable(root)} holds the bridge's own program: turns may change it, and it runs "
+        "outside of the sandbox. CODEX_WORKSPACE_ROOT (or --workspace) can name another directory."
+        for root in config.workspace_roots
+        if config.sandbox_mode != settings.SANDBOX_MODES[0] and _holds_the_program(root)
+    ]
     return doubts
+
+
+def _holds_the_program(directory: str) -> bool:
+    program = os.path.realpath(__file__)  # in the single file it begins with that file's path
+    return program.startswith(directory.rstrip("/") + "/")
 
 
 def _shown(config: Config) -> dict[str, Any]:
