@@ -50,7 +50,7 @@ class TestWriting:
                     )
                     await asyncio.sleep(0)
                 else:
-                    database.post(add(str(number)), now=number % 3 == 1)
+                    database.post(add(str(number)))
             await asyncio.gather(*waiters)
             await database.commit()
             assert await database.read(texts()) == [str(number) for number in range(100)]

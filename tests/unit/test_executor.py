@@ -163,6 +163,7 @@ async def test_thousands_that_wait_cost_no_event_each_for_each_step() -> None:
         largest = max(largest, told() - asked)
     assert 0 < largest <= MAX_TOLD_AT_ONCE
     assert [work.positions[-1] for work in waiting[1000:]] == list(range(1, 2001))
+    executor.refuse()
     await finish(executor, works[0])
 
 
@@ -177,6 +178,7 @@ async def test_a_place_far_behind_is_never_far_off() -> None:
         await until(lambda: executor._telling is None)
         assert 0 <= last.positions[-1] - (300 - number) < ROUGH_PLACES
     assert last.positions[-1] == 11
+    executor.refuse()
     await finish(executor, works[0])
 
 
