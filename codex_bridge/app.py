@@ -137,8 +137,10 @@ class Bridge:
         """Delete a session that nobody uses; one that is not in memory is not read for it."""
         if self._sessions.is_loaded(session_id):
             await self._turns.delete_unused_session(session_id)
-        else:
-            await self._sessions.delete_row(session_id)
+            return
+        live = await self._sessions.delete_row(session_id)
+        if live is not None:  # it was asked for in this very moment
+            await self._turns.delete_session(live)
 
     def _make_turns(self, runtime_config: RuntimeConfig) -> TurnService:
         player = TurnPlayer(
