@@ -115,6 +115,12 @@ MAX_ANSWER_CHARACTERS = 64 * KIB
 MAX_BRIEF_DIFF_CHARACTERS = 2000
 # Settled approvals that are remembered, so that a late answer is told what became of them; older ones are looked up.
 MAX_SETTLED_APPROVALS = 200
+# Places in the queue that are told at each step; behind them a place is told after so many steps, or each turn that begins
+# would cost an event for each of thousands that wait.
+EXACT_PLACES = 50
+ROUGH_PLACES = 50
+# Turns that are told their places before the event loop does something else: some milliseconds.
+MAX_TOLD_AT_ONCE = 100
 # Turns that wait for a person lend their slots to others, so many at most: Codex holds each in memory (about 1 MB).
 MAX_LENT_SLOTS = 200
 # What a busy bridge tells clients to wait.
@@ -130,6 +136,8 @@ STORE_GATHER_S = 0.05
 STORE_RETRY_S = 1.0
 # What clients are told to wait meanwhile.
 STORE_RETRY_AFTER_S = 2
+# Damaged places of a database that are logged, each once: a file with more is past telling.
+MAX_TOLD_DAMAGES = 100
 # Somebody else may have locked the database (a backup, a person's sqlite3): seconds to wait for them.
 STORE_LOCK_WAIT_S = 5.0
 # After so many transactions the -wal file is copied into the database, while nobody waits for it: that takes
