@@ -92,6 +92,8 @@ MAX_RECENT_EVENT_CHARACTERS = 500
 # Sessions --------------------------------------------------------------------------------------
 # Sessions that are kept in memory when nothing happens in them; all others are read from the store when asked for.
 MAX_LOADED_SESSIONS = 500
+# One whose messages are longer leaves the memory once nothing has happened in it for LOG_REST_S.
+MAX_RESTING_CHARACTERS = 250_000
 # A message is a prompt, not a file; Codex itself refuses more than about 1 MiB.
 MAX_MESSAGE_CHARACTERS = 1_000_000
 # What a host tells the model beside the message: a page's content fits, a site's does not. It is part of a
@@ -104,6 +106,8 @@ MAX_ATTACHMENTS = 20
 # One page of the session list.
 DEFAULT_PAGE = 50
 MAX_PAGE = 200
+# A page of long messages ends early: all of it is encoded at once, while everybody else waits.
+MAX_PAGE_CHARACTERS = 4_000_000
 # A key is a random name; hosts use UUIDs, some add what it is for.
 MAX_IDEMPOTENCY_KEY_CHARACTERS = 255
 # Items are numbered through; a larger number is no cursor that was given.
@@ -145,7 +149,9 @@ STORE_LOCK_WAIT_S = 5.0
 STORE_CHECKPOINT_TRANSACTIONS = 50
 STORE_CHECKPOINT_PAGES = 2000
 # What the bridge waits for the last writes when it stops; a disk that hangs must not keep it.
-STORE_CLOSE_S = 10.0
+STORE_CLOSE_S = 5.0
+# A transaction that takes longer is told as trouble: a disk that hangs fails nothing by itself.
+STORE_SLOW_S = 10.0
 # Posted writes that are kept while the disk does not take them, of some KB each.
 MAX_WAITING_WRITES = 10_000
 # Events of a session that stay however old: more than its JSON shows.

@@ -39,6 +39,7 @@ from ..limits import (
     STORE_GATHER_S,
     STORE_LOCK_WAIT_S,
     STORE_RETRY_S,
+    STORE_SLOW_S,
 )
 
 if TYPE_CHECKING:
@@ -111,6 +112,9 @@ class Database:
         self._damages: list[str] = []
         self._is_open = False
         self._bytes = 0
+        # Device and inode of the files, by their suffix; and since when the writer is at a transaction.
+        self._files: dict[str, tuple[int, int] | None] = {}
+        self._busy_since = math.inf
         self._writer: _Worker | None = None
         self._reader: _Worker | None = None
 
@@ -176,6 +180,8 @@ class Database:
     def describe_state(self) -> dict[str, Any]:
         """Return the state for people and programs: `ok` or `failing`, and why."""
         problem = self._problem or (self._damages[-1] if self._damages else None)
+        if problem is None and time.monotonic() - self._busy_since > STORE_SLOW_S:
+            problem = f"the disk has not answered for {STORE_SLOW_S:g} s"
         return {"state": "ok" if problem is None else "failing", "problem": problem}
 
     def describe(self) -> dict[str, Any]:
@@ -235,11 +241,14 @@ class Database:
         jobs: list[_Job] | None = None
         try:
             connection = _open(self.path, self._migrations)
+            self._find_missing()
             self._measure()
             _settle([(opened, None, None)])
             transactions = 0
             while (jobs := self._take()) is not None:
+                self._busy_since = time.monotonic()
                 self._store(connection, jobs)
+                self._busy_since = math.inf
                 transactions += 1
                 if transactions % STORE_CHECKPOINT_TRANSACTIONS == 0:
                     _checkpoint(connection, "PASSIVE")
@@ -274,6 +283,9 @@ class Database:
         """Make one transaction of `jobs`, and tell who waits."""
         import sqlite3
 
+        if (missing := self._find_missing()) is not None:
+            self._fail(jobs, missing)
+            return
         synchronous = "FULL" if any(job.is_sync for job in jobs) else "NORMAL"
         left, running = jobs, None
         while True:
@@ -300,6 +312,22 @@ class Database:
                 return
             self._succeed(jobs)
             return
+
+    def _find_missing(self) -> str | None:
+        """Say which file is not the one that was opened any more: SQLite would go on writing to what nobody finds again."""
+        for suffix in ("", "-wal"):
+            path = self.path + suffix
+            try:
+                found = os.stat(path)
+            except OSError:
+                identity = None
+            else:
+                identity = (found.st_dev, found.st_ino)
+            if self._files.setdefault(suffix, identity) != identity:
+                return f"{path} was removed or replaced while the bridge ran; start it again"
+            if identity is None:
+                del self._files[suffix]  # the -wal file comes with the first transaction
+        return None
 
     def _fail(self, jobs: list[_Job], reason: str) -> None:
         """Keep what nobody waits for, and tell the others; also those that came meanwhile."""

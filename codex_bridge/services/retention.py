@@ -127,6 +127,7 @@ class Retention:
                 # It may be used or deleted at this very moment, or lie where nothing can be deleted.
                 with contextlib.suppress(Conflict, NotFound, StoreDamaged):
                     await self._delete_session(last.id)
+                    log.info("deleted the session %s: nobody used it, and it is old or one too many", last.id)
                     excess -= 1
                     await self._pause()
 

@@ -9,7 +9,13 @@ from weakref import WeakValueDictionary
 
 from ..adapters.database import attempt
 from ..errors import InvalidField, NotFound, StoreDamaged, StoreFailed
-from ..limits import MAX_BRIEF_MESSAGES, MAX_EVENTS_LOOKED_THROUGH, MAX_LOADED_SESSIONS
+from ..limits import (
+    MAX_BRIEF_MESSAGES,
+    MAX_EVENTS_LOOKED_THROUGH,
+    MAX_LOADED_SESSIONS,
+    MAX_PAGE_CHARACTERS,
+    MAX_RESTING_CHARACTERS,
+)
 from ..model import STORED_FIELDS, Latitude, Message, Session, SessionMode, SessionStatus, new_id
 from ..protocol import json_codec, sse
 from ..store import events, items, messages, sessions
@@ -84,16 +90,16 @@ class SessionService:
     async def list_page(self, limit: int, cursor: str | None) -> tuple[list[dict[str, Any]], str | None]:
         """Return up to `limit` brief sessions, newest first, behind the session `cursor`; and the next cursor.
 
-        Those that cannot be read are left out.
+        Those that cannot be read are left out, and a page with long messages ends early.
         """
         before = None
         if cursor is not None:
             before = await self._database.read(sessions.select_key(cursor))
             if before is None:
                 raise InvalidField("cursor", "cursor: there is no session with this id (any more).")
-        found = await self._database.read(_reading_page(limit + 1, before, self._latitude))
+        found, has_more = await self._database.read(_reading_page(limit, before, self._latitude))
         page = []
-        for session_id, brief in found[:limit]:
+        for session_id, brief in found:
             live = self._live.get(session_id)
             if live is not None:
                 page.append(live.session.to_brief_json())
@@ -101,8 +107,7 @@ class SessionService:
                 self._database.note_damage(brief)
             elif brief is not None:
                 page.append(brief)
-        next_cursor = found[limit - 1][0] if len(found) > limit else None
-        return page, next_cursor
+        return page, found[-1][0] if has_more else None
 
     async def read_events(
         self, live: LiveSession, epoch: str, seq: int, max_bytes: int
@@ -214,16 +219,27 @@ class SessionService:
         live = LiveSession(row.key, session, dict(row.state.get("choice", {})), EventLog(row.epoch, row.seq))
         live.lacks_key, live.next_position = row.state.get("had_key", False), next_position
         self._keep(live)
+        live.log.rest()
         return live
 
     def _keep(self, live: LiveSession) -> None:
         """Keep a session in memory, and let go of those that nobody has used for long."""
         self._live[live.session.id] = self._kept[live.session.id] = live
         self._recorder.follow(live)
+        session_id = live.session.id
+        live.log.on_rest = lambda: self._rest(session_id)
         while len(self._kept) > MAX_LOADED_SESSIONS:
             oldest = next(iter(self._kept))
             # Whoever still works with it holds on to it, so there are never two of one session.
             del self._kept[oldest]
+
+    def _rest(self, session_id: str) -> None:
+        """Let go of a large session in which nothing happens."""
+        live = self._kept.get(session_id)
+        if live is None or live.session.active_turn_id is not None:
+            return
+        if sum(len(message.text) for message in live.session.messages) > MAX_RESTING_CHARACTERS:
+            del self._kept[session_id]
 
 
 def _not_found(session_id: str) -> NotFound:
@@ -250,15 +266,23 @@ def _reading_session(session_id: str, latitude: Latitude) -> Query[_Stored | Non
     return read
 
 
-def _reading_page(limit: int, before: int | None, latitude: Latitude) -> Query[list[tuple[str, _Brief]]]:
-    """Return what reads a page: the sessions' ids, each with its brief JSON."""
+def _reading_page(
+    limit: int, before: int | None, latitude: Latitude
+) -> Query[tuple[list[tuple[str, _Brief]], bool]]:
+    """Return what reads a page: the sessions' ids, each with its brief JSON, and whether there are more."""
 
-    def read(connection: Connection) -> list[tuple[str, _Brief]]:
-        page = sessions.select_page(limit, before)(connection)
-        return [
-            (name, attempt(f"The session {name}", _reading_brief(name, latitude))(connection))
-            for name in page
-        ]
+    def read(connection: Connection) -> tuple[list[tuple[str, _Brief]], bool]:
+        names = sessions.select_page(limit + 1, before)(connection)
+        page: list[tuple[str, _Brief]] = []
+        size = 0
+        for name in names[:limit]:
+            if size > MAX_PAGE_CHARACTERS:
+                break
+            brief = attempt(f"The session {name}", _reading_brief(name, latitude))(connection)
+            if isinstance(brief, dict):
+                size += sum(len(message["text"]) for message in brief["messages"])
+            page.append((name, brief))
+        return page, len(names) > len(page)
 
     return read
 

@@ -133,6 +133,17 @@ def test_a_queued_message_that_is_refused_does_not_wake_the_turn_before(one: Bri
     assert (session["status"], session["active_turn_id"], session["queued_turn_ids"]) == ("idle", None, [])
 
 
+@pytest.mark.parametrize("name", ["bridge.db", "bridge.db-wal"])
+def test_a_database_that_is_taken_away_is_noticed(one: Bridge, name: str) -> None:
+    session_id, _ = play(one, "say before")
+    (one.directories.state / name).unlink()
+    reply = one.post_message(session_id, "say lost")
+    assert (reply.status, reply.json["code"]) == (503, "store_unavailable")
+    assert f"{name} was removed or replaced" in reply.json["error"]
+    assert not is_well(one)
+    assert one.session(session_id)["messages"][-1]["text"] == "before"
+
+
 @pytest.fixture
 def stopped(one: Bridge) -> Path:
     """The database of a bridge that has stopped."""

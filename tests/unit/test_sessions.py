@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import weakref
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from codex_bridge.adapters.database import Connection
 from codex_bridge.errors import InvalidField, NotFound, StoreDamaged
 from codex_bridge.model import Message, Role, Session, SessionStatus, new_id
+from codex_bridge.services import events as events_module
 from codex_bridge.services import sessions as sessions_module
 from codex_bridge.services.sessions import SessionService
 from codex_bridge.services.transcript import Transcript
@@ -125,6 +127,32 @@ def test_a_session_leaves_the_memory_and_comes_back_the_same(
             assert first is second
             assert first.session.to_json() == before
             assert (first.log.epoch, first.log.seq) == log
+
+    main()
+
+
+def test_a_large_session_leaves_the_memory_when_it_rests(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sessions_module, "MAX_RESTING_CHARACTERS", 2)
+    monkeypatch.setattr(events_module, "LOG_REST_S", 0)
+
+    @on_loop
+    async def main() -> None:
+        async with stored(tmp_path) as one:
+            session_id = await fill(one)
+            live = await one.sessions.get(session_id)
+            before = live.session.to_json()
+            rested = asyncio.Event()
+            on_rest = live.log.on_rest
+            live.log.on_rest = lambda: (on_rest(), rested.set())[1]
+            live.log.rest()
+            await rested.wait()
+            gone = weakref.ref(live)
+            del live
+            gc.collect()
+            assert gone() is None
+            assert (await one.sessions.get(session_id)).session.to_json() == before
 
     main()
 
