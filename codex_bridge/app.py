@@ -62,6 +62,7 @@ from .workspace.state_dir import StateDirectory
 
 Result = TypeVar("Result")
 
+_NEVER = "never"
 # In the state directory.
 _DATABASE = "bridge.db"
 
@@ -151,6 +152,7 @@ class Bridge:
             self._transcript,
             self._approvals,
             self._executor,
+            self._config.approval_policy != _NEVER,
             self._config.turn_timeout_ms / 1000,
         )
         return TurnService(
@@ -262,9 +264,8 @@ class Bridge:
             return
         await self._retention.stop()
         await self._recorder.close()
-        if self._is_settled:
-            with contextlib.suppress(StoreFailed):  # then the next start takes it for killed
-                await mark_clean(self._database)
+        if self._is_settled:  # else the next start takes it for killed
+            await mark_clean(self._database)
         await self._database.close()
 
     async def examine(self) -> list[Check]:
@@ -397,10 +398,13 @@ def _provider_settings(config: Config) -> ProviderSettings:
 
 
 def _latitude(config: Config) -> Latitude:
-    """Return what sessions may choose. What exec can do about approvals is nothing, and all of its sessions say so."""
+    """Return what sessions may choose.
+
+    With `never` nobody is asked, so nothing leaves the sandbox: that a person may allow it is more, not less.
+    """
     policies = settings.APPROVAL_POLICIES[: settings.APPROVAL_POLICIES.index(config.approval_policy) + 1]
     modes = settings.SANDBOX_MODES[: settings.SANDBOX_MODES.index(config.sandbox_mode) + 1]
-    return Latitude(policies[-1:] if config.runtime_kind == "exec" else policies, modes)
+    return Latitude(policies[-1:] if config.approval_policy == _NEVER else policies, modes)
 
 
 def _doubts(config: Config, auth_mode: str, sockets: Sequence[socket.socket]) -> list[str]:
@@ -421,7 +425,18 @@ def _doubts(config: Config, auth_mode: str, sockets: Sequence[socket.socket]) ->
             "CODEX_PROVIDER_API_KEY is not set, so requests go out without a key; "
             "CODEX_AUTH_MODE=none says that this is meant, where the provider takes it."
         )
+    doubts += [
+        f"The workspace {log.printable(root)} holds the bridge's own program: turns may change it, and it runs "
+        "outside of the sandbox. CODEX_WORKSPACE_ROOT (or --workspace) can name another directory."
+        for root in config.workspace_roots
+        if config.sandbox_mode != settings.SANDBOX_MODES[0] and _holds_the_program(root)
+    ]
     return doubts
+
+
+def _holds_the_program(directory: str) -> bool:
+    program = os.path.realpath(__file__)  # in the single file it begins with that file's path
+    return program.startswith(directory.rstrip("/") + "/")
 
 
 def _shown(config: Config) -> dict[str, Any]:

@@ -18,6 +18,26 @@ if TYPE_CHECKING:
 
 
 _DESCRIPTION = "A sidecar daemon that puts OpenAI's Codex behind a small REST and SSE surface."
+_SERVE_DESCRIPTION = (
+    "Run the bridge until SIGTERM or Ctrl-C: then it takes no new work and lets running turns end for "
+    "CODEX_BRIDGE_DRAIN_TIMEOUT_MS; a second signal stops them at once. Each setting below is an environment variable, "
+    "with its default in brackets; a flag wins over it."
+)
+# What help says above a setting, the first of its group.
+_HEADINGS = {
+    "host": "Address and access",
+    "runtime_kind": "Codex",
+    "workspace_root": "What sessions may do",
+    "approval_timeout_ms": "Turns",
+    "provider": "The model provider",
+    "upstream_connect_timeout_ms": "The way to the provider",
+    "device_login_timeout_ms": "Signing in, interrupting, stopping",
+    "codex_environment": "Environment and files",
+    "keep_sessions": "What is kept",
+    "log_level": "Log",
+}
+# Narrower than most terminals; help is read there.
+_HELP_COLUMNS = 96
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -119,6 +139,7 @@ def _flags(options: argparse.Namespace) -> dict[str, str]:
 
 def _parser() -> argparse.ArgumentParser:
     import argparse
+    import textwrap
 
     from . import config
 
@@ -129,9 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     serve = commands.add_parser(
         "serve",
         help="run the bridge until SIGTERM or Ctrl-C (the default)",
-        description="Run the bridge until SIGTERM or Ctrl-C: then it takes no new work and lets running turns end for "
-        "CODEX_BRIDGE_DRAIN_TIMEOUT_MS; a second signal stops them at once. Each setting below is an environment variable; a "
-        "flag wins over it.",
+        description=textwrap.fill(_SERVE_DESCRIPTION, _HELP_COLUMNS),
         epilog=_settings_text(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -163,17 +182,20 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _settings_text() -> str:
-    """Return the table of settings for a terminal."""
+    """Return the table of settings for a terminal, in groups."""
     import textwrap
 
     from . import config
 
-    lines = []
+    lines: list[str] = []
     for setting in config.SETTINGS:
+        if setting.field in _HEADINGS:
+            lines += ["", f"{_HEADINGS[setting.field]}:"]
         default = f" [{setting.default}]" if setting.default else ""
-        lines.append(" or ".join(setting.variables) + default)
+        lines.append("  " + " or ".join(setting.variables) + default)
         text = f"{setting.help} Expected: {setting.expected}."
+        indent = " " * 6
         lines += textwrap.wrap(
-            text, 96, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False
+            text, _HELP_COLUMNS, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
         )
-    return "\n".join(lines)
+    return "\n".join(lines[1:])

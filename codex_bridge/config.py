@@ -21,7 +21,7 @@ from .providers import PROVIDERS, AuthMode
 if TYPE_CHECKING:
     from .proxies import Proxy, ProxyRules
 
-# From the strictest to the loosest.
+# From the strictest to the loosest: by what a command may touch, and by what runs without a person being asked.
 SANDBOX_MODES = ("read-only", "workspace-write", "danger-full-access")
 APPROVAL_POLICIES = ("untrusted", "on-request", "never")
 RUNTIME_KINDS = ("app_server_adapter", "exec")
@@ -258,7 +258,7 @@ SETTINGS: tuple[Setting, ...] = (
             "stricter one.", _choice(SANDBOX_MODES)),
     Setting("approval_policy", ("CODEX_APPROVAL_POLICY",), "on-request", ", ".join(APPROVAL_POLICIES),
             "When a host is asked: untrusted, before every command and every edit; on-request, when the model wants more than "
-            "the sandbox gives, or has a question; never. A session may choose a stricter one. With exec nobody can be asked, "
+            "the sandbox gives, or has a question; never. With on-request a session may choose untrusted. With exec nobody can be asked, "
             "and on-request means never.", _choice(APPROVAL_POLICIES)),
     Setting("approval_timeout_ms", ("CODEX_BRIDGE_APPROVAL_TIMEOUT_MS",), "600000", _MILLISECONDS,
             "Time to answer an approval; then it is declined.", _whole_number(1, _DAY_MS)),

@@ -6,7 +6,7 @@ import base64
 import os
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -207,6 +207,10 @@ class Session:
     usage: dict[str, int] | None = None
     created_at: int = field(default_factory=now_ms)
     updated_at: int = field(default_factory=now_ms)
+
+    def copy(self) -> Session:
+        """Return a copy that can be changed beside the original."""
+        return replace(self, messages=list(self.messages), queued_turn_ids=list(self.queued_turn_ids))
 
     def to_state(self) -> dict[str, Any]:
         """Return what is stored of a session besides its id, its times and its messages."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..adapters.http_server import Request, Response
 from ..errors import InvalidField
 from ..limits import MAX_ATTACHMENTS, MAX_MESSAGE_CHARACTERS
+from ..model import Session
 from ..services.executor import TurnExecutor
 from ..services.idempotency import IdempotencyKeys, Remember
 from ..services.live import LiveSession
@@ -45,9 +46,11 @@ class MessageRoutes:
         message = _read_message(body, live.session.workspace_root)
         answers: list[Response] = []
 
-        def also(taken: Taken) -> Iterable[Write]:
-            load, session = self._executor.load(), live.session.to_brief_json()
-            answers.append(replies.ok(202, **taken.to_json(), bridge_load=load, session=session))
+        def also(taken: Taken, after: Session) -> Iterable[Write]:
+            load = self._executor.load()
+            answers.append(
+                replies.ok(202, **taken.to_json(), bridge_load=load, session=after.to_brief_json())
+            )
             return remember(answers[0].status, answers[0].body)
 
         await self._turns.submit(live, message, also)

@@ -109,7 +109,7 @@ class _Reader:
         events.flush()
         self.seq, self.reads_store = events.told_seq, False
         session = json_codec.encode({"session": self._live.session.to_json()})
-        if is_return and events.prologue == events.told_seq:
+        if is_return and events.prologue and events.can_replay(events.epoch, 0):
             self.seq = 0
         return sse.encode_event(events.epoch, self.seq, "session.ready", session)
 

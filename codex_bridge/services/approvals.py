@@ -145,6 +145,8 @@ class Approvals:
                 self._transcript.note(live, turn_id, responded)
 
     def _on_expiry(self, waiting: _Waiting) -> None:
+        if waiting.answer.done():
+            return  # it is being withdrawn at this very moment
         decided = Decision.DECLINE
         self._settle(waiting, ApprovalStatus.EXPIRED, decided, Reason.EXPIRED)
         waiting.answer.set_result(ApprovalAnswer(decided))
@@ -184,11 +186,11 @@ class Approvals:
             )
         if request_id is None and not pending:
             raise _not_pending("No approval is pending in this session.")
-        waiting = self._waiting.get(pending[0].id if request_id is None else request_id)
-        if waiting is not None and waiting.live is live:
+        name = pending[0].id if request_id is None else request_id
+        waiting = self._waiting.get(name)
+        if waiting is not None and waiting.live is live and not waiting.answer.done():
             return waiting
-        assert request_id is not None
-        raise await self._explain(live, request_id)
+        raise await self._explain(live, name)
 
     async def _explain(self, live: LiveSession, request_id: str) -> Conflict:
         """Return the error that says why an approval is not pending, as far as that is known."""

@@ -31,6 +31,11 @@ class LiveSession:
     # What is to be written besides its row and its events.
     writes: list[Write] = field(default_factory=list)
 
+    def take_position(self) -> int:
+        """Return the place of the session's next message, which is then taken."""
+        self.next_position += 1
+        return self.next_position - 1
+
     def emit(self, name: str) -> None:
         """Append an event that carries the session."""
         self.log.append(name, {"session": self.session.to_brief_json()})

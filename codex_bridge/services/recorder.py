@@ -9,11 +9,12 @@ written when it does again.
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Coroutine, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..errors import StoreFailed
-from ..limits import MAX_HOLD_S, MAX_STORED_EVENT_BYTES, STORE_INTERVAL_S
+from ..limits import MAX_HOLD_S, MAX_STORED_EVENT_BYTES, STORE_CLOSE_S, STORE_INTERVAL_S
 from ..store import events, sessions
 
 if TYPE_CHECKING:
@@ -35,9 +36,15 @@ class Recorder:
     def follow(self, live: LiveSession) -> None:
         """Store the events of a session from now on."""
 
+        # Weak, or session and log would hold each other in memory.
+        found = weakref.ref(live)
+
         def on_unstored(is_much: bool) -> None:
+            live = found()
+            if live is None:
+                return
             if is_much:
-                self._begin(self._write([live], self.take(live)))
+                self._begin(self._write(live, self.take(live)))
             else:
                 self._mark(live)
 
@@ -51,7 +58,7 @@ class Recorder:
     def secure(self, live: LiveSession, *writes: Write) -> asyncio.Task[None]:
         """Store `writes`, the session and its events at once, and tell its readers then.
 
-        Call it before the events are appended, in the same moment. Never raises, also when it is awaited.
+        Call it before the events are appended, in the same moment. It is no error when the store fails.
         """
         live.writes += writes
         live.log.hold()
@@ -60,7 +67,7 @@ class Recorder:
     def flush(self, live: LiveSession) -> None:
         """Begin to write what there is of a session, apart from what comes."""
         if live.key in self._unstored:
-            self._begin(self._write([live], self.take(live)))
+            self._begin(self._write(live, self.take(live)))
 
     async def commit(self, writes: list[Write]) -> None:
         """Have all of `writes` on disk, or nothing of them; raise `StoreFailed`."""
@@ -88,7 +95,7 @@ class Recorder:
             self._sweep_due.cancel()
         self._sweep()
         if self._tasks:
-            await asyncio.wait(self._tasks)
+            await asyncio.wait(self._tasks, timeout=STORE_CLOSE_S)
 
     def _mark(self, live: LiveSession) -> None:
         self._unstored[live.key] = live
@@ -97,9 +104,8 @@ class Recorder:
 
     def _sweep(self) -> None:
         self._sweep_due = None
-        found = list(self._unstored.values())
-        if found:
-            self._begin(self._write(found, [write for live in found for write in self.take(live)]))
+        for live in list(self._unstored.values()):
+            self._begin(self._write(live, self.take(live)))
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work, name="writing to the store")
@@ -108,20 +114,21 @@ class Recorder:
         return task
 
     async def _save(self, live: LiveSession) -> None:
-        writing = asyncio.create_task(self._write([live], self.take(live)), name="writing to the store")
+        writing = asyncio.create_task(self._write(live, self.take(live)), name="writing to the store")
         try:
             await asyncio.wait([writing], timeout=MAX_HOLD_S)
         finally:
             live.log.release()
         await writing
 
-    async def _write(self, lives: list[LiveSession], writes: list[Write]) -> None:
+    async def _write(self, live: LiveSession, writes: list[Write]) -> None:
+        """Write what was taken of one session, in one transaction: what cannot be stored spoils nothing of others."""
         if not writes:
             return
         try:
             await self._database.commit(*writes, sync=False)
         except StoreFailed:
-            self._owed.update(lives)
+            self._owed.add(live)
             self._database.post(*writes)
         else:
             # The store takes things in order: what it owed before is written as well.

@@ -7,10 +7,13 @@ numbering: a client that comes back gets `session.ready`, and then what became o
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 from .. import log
-from ..errors import BridgeError
+from ..errors import BridgeError, StoreFailed
+from ..limits import STORE_CLOSE_S
 from ..model import SessionStatus
 from ..protocol import json_codec, sse
 from ..runtime import Failure, TurnOutcome, TurnStatus
@@ -29,7 +32,6 @@ if TYPE_CHECKING:
 # Set when a bridge has stopped in order: all events are stored then.
 _CLEAN = "stopped_clean"
 _RESTARTED = Failure("The bridge ended while the turn ran.", "bridge_restarted")
-_ALL = 1 << 62
 
 
 async def recover(
@@ -65,15 +67,17 @@ async def recover(
 
 
 async def mark_clean(database: Database) -> None:
-    """Remember that nothing is missing; call it last."""
-    await database.commit(meta.set(_CLEAN, "yes"))
+    """Remember that nothing is missing; call it last. A disk that hangs is not waited for: then it counts as killed."""
+    with contextlib.suppress(TimeoutError, StoreFailed):
+        async with asyncio.timeout(STORE_CLOSE_S):
+            await database.commit(meta.set(_CLEAN, "yes"))
 
 
 async def _read_drafts(database: Database, live: LiveSession, row: TurnRow) -> None:
     """Find out what a turn had said of answers that were not complete yet."""
     request = row.request or {}
-    found = await database.read(events.select_after(live.key, live.log.epoch, request.get("after", 0), _ALL))
-    for frame in found[0] if found else ():
+    found = await database.read(events.select_stored(live.key, live.log.epoch, request.get("after", 0)))
+    for frame in found:
         name, data = sse.decode_event(frame)
         if name == "session.event":
             told = json_codec.decode(data)

@@ -60,14 +60,16 @@ class Transcript:
     def add_message(self, live: LiveSession, message: Message) -> None:
         """Add a message to a session, and tell it; whoever calls this secures it."""
         session = live.session
-        live.writes.append(messages.insert(live.key, live.next_position, message))
-        live.next_position += 1
+        live.writes.append(messages.insert(live.key, live.take_position(), message))
         session.messages.append(message)
         session.updated_at = message.created_at
         live.emit("session.message")
 
-    def end(self, live: LiveSession, turn_id: str, outcome: TurnOutcome) -> None:
-        """Settle a turn: keep an unfinished answer, free the session, tell the stream."""
+    def end(self, live: LiveSession, turn_id: str, outcome: TurnOutcome, next_position: int = 0) -> None:
+        """Settle a turn: keep an unfinished answer, free the session, tell the stream.
+
+        `next_position` is where the session's next turn waits, if there is one.
+        """
         session, failure = live.session, outcome.failure
         ended_at = now_ms()
         failed = outcome.status is TurnStatus.FAILED
@@ -81,7 +83,7 @@ class Transcript:
             rest = SessionStatus.ERROR if failed else SessionStatus.IDLE
             session.active_turn_id = session.queued_turn_ids.pop(0) if session.queued_turn_ids else None
             session.status = SessionStatus.QUEUED if session.active_turn_id else rest
-            session.queue_position = None
+            session.queue_position = (next_position or None) if session.active_turn_id else None
         else:
             session.queued_turn_ids.remove(turn_id)
         session.updated_at = ended_at

@@ -37,7 +37,8 @@ _CODEX_ITSELF = frozenset(
 )
 _MOVED = Failure("The session's workspace is gone, or has become a link to another place.", "workspace_moved")
 _UNASKED = Failure(
-    "Nothing may be done in this session without asking, and with CODEX_RUNTIME_KIND=exec nobody can be asked.",
+    "Nothing may be done in this session without asking, and this bridge asks nobody: by CODEX_APPROVAL_POLICY=never, "
+    "or because CODEX_RUNTIME_KIND=exec cannot.",
     "approvals_unavailable",
 )
 
@@ -62,6 +63,9 @@ class Turn:
     job: Job
     storing: asyncio.Future[None] | None = None
     has_waited: bool = False
+    # Its place in the queue, 0 when it runs; and whether its session tells of it.
+    position: int = 0
+    is_told: bool = False
     # What joined it while it ran.
     steers: list[Prompt] = field(default_factory=list)
     timed_out: bool = False
@@ -83,6 +87,7 @@ class TurnPlayer:
         transcript: Transcript,
         approvals: Approvals,
         executor: TurnExecutor,
+        asks: bool,
         timeout_s: float,
     ) -> None:
         self._runtime = runtime
@@ -92,6 +97,7 @@ class TurnPlayer:
         self._transcript = transcript
         self._approvals = approvals
         self._executor = executor
+        self._asks = asks
         self._timeout_s = timeout_s
 
     async def play(self, turn: Turn) -> TurnOutcome:
@@ -180,7 +186,7 @@ class TurnPlayer:
         if not is_unmoved(turn.live.session.workspace_root):
             return _MOVED
         session = turn.live.session
-        if session.approval_policy == STRICTEST_POLICY and not self._runtime.capabilities["approvals"]:
+        if session.approval_policy == STRICTEST_POLICY and not self._asks:
             return _UNASKED
         if turn.backend.route is None:
             obstacle = await self._device_auth.find_obstacle()

@@ -13,10 +13,11 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from .. import log
-from ..errors import Conflict, NotFound, StoreFailed
-from ..model import Message, Role, SessionStatus, new_id, now_ms
+from ..errors import BridgeError, Conflict, NotFound
+from ..limits import MAX_HOLD_S
+from ..model import Message, Role, Session, SessionStatus, new_id, now_ms
 from ..runtime import Runtime, TurnOutcome, TurnStatus
-from ..store import turns
+from ..store import messages, turns
 from ..store.turns import TurnRow
 from .approvals import Reason
 from .backend import Backend
@@ -62,8 +63,8 @@ class Taken:
         return {"queued": self.queued, "steered": self.steered, "turn_id": self.turn_id}
 
 
-# Returns what is to be stored together with a message, or not at all.
-Also = Callable[[Taken], Iterable["Write"]]
+# Returns what is to be stored together with a message, or not at all; it is given the session as it will be then.
+Also = Callable[[Taken, Session], Iterable["Write"]]
 
 
 class TurnService:
@@ -99,7 +100,7 @@ class TurnService:
         """
         session = live.session
         if live.is_deleted:  # while the message arrived
-            raise NotFound(f"There is no session {session.id!r}.", code="session_not_found")
+            raise _not_found(session.id)
         in_progress = self._turns.get(session.id, [])
         if in_progress and message.when_busy is WhenBusy.REJECT:
             raise Conflict(
@@ -111,17 +112,19 @@ class TurnService:
         backend = self._backend_of(live)
         self._executor.check_capacity(session.id)
         turn = self._make_turn(new_id("t"), live, message.prompt, backend)
-        undo = self._undoing(turn)
-        self._recorder.flush(live)
-        live.log.hold()
-        after = live.log.seq
-        if not in_progress:
-            session.runtime = backend.to_json()
-            session.last_error = session.last_error_code = None
-        added = self._add_message(turn.live, message, turn.id)
-        taken = Taken(turn.id, self._begin(turn))
-        row = _to_row(turn, live, taken.queued, after)
-        turn.storing = self._store(live, [turns.insert(row), *also(taken)], lambda: undo(added))
+        added = _to_message(message, turn.id)
+        self._turns.setdefault(session.id, []).append(turn)
+        taken = Taken(turn.id, self._executor.submit(turn.job))
+        turn.has_waited = taken.queued
+        # The answer tells the session as it is to be; what is told on its stream comes when all of it is on disk.
+        after = session.copy()
+        _enter(after, turn, added)
+        writes = [
+            messages.insert(live.key, live.take_position(), added),
+            turns.insert(_to_row(turn, taken.queued)),
+            *also(taken, after),
+        ]
+        turn.storing = asyncio.create_task(self._store(turn, writes, added), name=f"storing of {turn.id}")
         await asyncio.shield(turn.storing)
         return taken
 
@@ -132,7 +135,7 @@ class TurnService:
         Raises `Conflict` when there is none.
         """
         for turn in self._turns.get(live.session.id, ()):
-            if turn_id in (None, turn.id):
+            if turn.is_told and turn_id in (None, turn.id):
                 self._interrupt(turn)
                 return turn.id
         raise Conflict(
@@ -190,10 +193,9 @@ class TurnService:
     def resume(self, live: LiveSession, turn_id: str, prompt: Prompt) -> None:
         """Queue a stored turn that has not begun yet; raise what `backend_of` raises."""
         turn = self._make_turn(turn_id, live, prompt, self._backend_of(live))
-        self._begin(turn)
-        turn.has_waited = True  # also where it begins at once: it is stored as one that waits
-        turn.storing = asyncio.get_running_loop().create_future()
-        turn.storing.set_result(None)
+        stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        stored.set_result(None)
+        self._queue(turn, stored)
 
     # One turn -------------------------------------------------------------------------------------
 
@@ -207,81 +209,66 @@ class TurnService:
         turn = Turn(turn_id, live, prompt, backend, job)
         return turn
 
-    def _begin(self, turn: Turn) -> bool:
-        """Give a turn to the executor; return whether it waits."""
-        session = turn.live.session
-        self._turns.setdefault(session.id, []).append(turn)
-        if session.active_turn_id is None:
-            session.active_turn_id = turn.id
+    def _queue(self, turn: Turn, storing: asyncio.Future[None]) -> None:
+        """Give the executor a turn that no host waits for; it is stored as one that waits."""
+        self._turns.setdefault(turn.live.session.id, []).append(turn)
+        self._executor.submit(turn.job)
+        turn.has_waited, turn.storing = True, storing
+        self._tell(turn, None)
+
+    async def _store(self, turn: Turn, writes: list[Write], message: Message) -> None:
+        """Store a new turn with its message, and tell it then; or forget it, and raise `StoreFailed`."""
+        try:
+            await self._recorder.commit(writes)
+            if turn.live.is_deleted:
+                raise _not_found(turn.live.session.id)
+        except BridgeError:
+            self._executor.withdraw(turn.job)  # one that has begun ends by itself
+            self._forget(turn)
+            if turn.live.is_deleted:
+                self._let_go(turn.live)
+            raise
+        self._tell(turn, message)
+
+    def _tell(self, turn: Turn, message: Message | None) -> None:
+        """Let a stored turn be seen in its session."""
+        live, session = turn.live, turn.live.session
+        turn.is_told = True
+        _enter(session, turn, message)
+        if message is not None:
+            live.emit("session.message")
+        if session.active_turn_id != turn.id:
+            live.emit("session.updated")
         else:
-            session.queued_turn_ids.append(turn.id)
-            turn.live.emit("session.updated")
-        turn.has_waited = self._executor.submit(turn.job)
-        return turn.has_waited
+            live.emit("session.queued" if turn.position else "session.running")
 
     async def _steer(self, turn: Turn, message: NewMessage, also: Also) -> Taken:
         """Make a message part of the running turn."""
-        live, prompt = turn.live, message.prompt
+        live, session, prompt = turn.live, turn.live.session, message.prompt
         await self._runtime.steer(turn.id, prompt.text, prompt.images)
         turn.steers.append(prompt)
-        self._recorder.flush(live)
-        live.log.hold()
-        added = self._add_message(live, message, turn.id)
+        added = _to_message(message, turn.id)
         taken = Taken(turn.id, queued=False, steered=True)
-        await asyncio.shield(self._store(live, also(taken), lambda: live.session.messages.remove(added)))
-        return taken
-
-    def _add_message(self, live: LiveSession, message: NewMessage, turn_id: str) -> Message:
-        added = Message(new_id("m"), Role.USER, message.text, turn_id, now_ms(), message.attachments)
-        self._transcript.add_message(live, added)
-        return added
-
-    def _store(
-        self, live: LiveSession, writes: Iterable[Write], undo: Callable[[], None]
-    ) -> asyncio.Task[None]:
-        """Store what a request brought before anybody is told of it, or undo it."""
-        all_writes = [*self._recorder.take(live), *writes]
+        after = session.copy()
+        after.messages.append(added)
+        writes = [messages.insert(live.key, live.take_position(), added), *also(taken, after)]
 
         async def store() -> None:
-            try:
-                await self._recorder.commit(all_writes)
-            except StoreFailed:
-                undo()
-                live.log.renew()  # what was numbered is void
-                raise
-            finally:
-                live.log.release()
+            await self._recorder.commit(writes)
+            session.messages.append(added)
+            live.emit("session.message")
 
-        return asyncio.create_task(store(), name="storing of a message")
-
-    def _undoing(self, turn: Turn) -> Callable[[Message], None]:
-        """Return what makes a session again as it is now, when its new turn cannot be stored."""
-        session = turn.live.session
-        before = (session.status, session.runtime, session.last_error, session.last_error_code)
-
-        def undo(message: Message) -> None:
-            session.messages.remove(message)
-            self._executor.withdraw(turn.job)  # one that has begun ends by itself
-            if turn not in self._turns.get(session.id, ()):
-                return  # it was interrupted meanwhile
-            self._forget(turn)
-            if session.active_turn_id != turn.id:
-                session.queued_turn_ids.remove(turn.id)
-                return
-            session.active_turn_id = session.queue_position = None
-            session.status, session.runtime, session.last_error, session.last_error_code = before
-
-        return undo
+        await asyncio.shield(asyncio.create_task(store(), name="storing of a message"))
+        return taken
 
     def _on_position(self, turn: Turn, position: int) -> None:
         live, session = turn.live, turn.live.session
-        if session.active_turn_id != turn.id or (position and session.queue_position == position):
+        before, turn.position = turn.position, position
+        if not turn.is_told or session.active_turn_id != turn.id or before == position:
             return
-        first = session.status is not SessionStatus.QUEUED
-        session.queue_position = position or None
-        session.status = SessionStatus.QUEUED if position else SessionStatus.RUNNING
+        _place(session, turn)
         session.updated_at = now_ms()
-        live.emit(("session.queued" if first else "session.updated") if position else "session.running")
+        live.emit("session.updated" if position else "session.running")
 
     async def _run(self, turn: Turn) -> None:
         assert turn.storing is not None
@@ -293,7 +280,7 @@ class TurnService:
             if turn.has_waited:
                 # From here on it must not be begun again by another bridge.
                 begun = turns.update(turn.id, "running", started_at=now_ms())
-                await asyncio.wait([self._recorder.secure(turn.live, begun)])
+                await asyncio.wait([self._recorder.secure(turn.live, begun)], timeout=MAX_HOLD_S)
             outcome = await self._player.play(turn)
             if outcome.unheard and outcome.status is TurnStatus.COMPLETED:
                 self._follow_up(turn, turn.steers[-outcome.unheard :])
@@ -310,9 +297,7 @@ class TurnService:
         images = tuple(image for prompt in late for image in prompt.images)
         prompt = Prompt("\n\n".join(prompt.text for prompt in late), images, turn.prompt.context)
         following = self._make_turn(new_id("t"), live, prompt, turn.backend)
-        row = _to_row(following, live, True, live.log.seq)
-        following.storing = self._recorder.secure(live, turns.insert(row))
-        self._begin(following)
+        self._queue(following, self._recorder.secure(live, turns.insert(_to_row(following, queued=True))))
 
     def _interrupt(self, turn: Turn) -> None:
         if self._executor.withdraw(turn.job):
@@ -322,7 +307,8 @@ class TurnService:
 
     def _end(self, turn: Turn, outcome: TurnOutcome) -> None:
         self._forget(turn)
-        self._transcript.end(turn.live, turn.id, outcome)
+        following = next((each for each in self._turns.get(turn.live.session.id, ()) if each.is_told), None)
+        self._transcript.end(turn.live, turn.id, outcome, following.position if following else 0)
 
     def _forget(self, turn: Turn) -> None:
         session_id = turn.live.session.id
@@ -333,7 +319,8 @@ class TurnService:
     def _drop(self, live: LiveSession) -> None:
         """End what a deleted session still has: its turns, the newest first, so that nobody moves up; its thread."""
         for turn in reversed(self._turns.get(live.session.id, [])):
-            self._interrupt(turn)
+            if turn.is_told:  # else it is still being stored, and will not be
+                self._interrupt(turn)
         self._gateway.close(live.session.id)
         if live.session.id not in self._turns:
             self._let_go(live)
@@ -345,14 +332,44 @@ class TurnService:
             self._runtime.close_thread(live.session.thread_id)
 
 
-def _to_row(turn: Turn, live: LiveSession, queued: bool, after: int) -> TurnRow:
+def _not_found(session_id: str) -> NotFound:
+    return NotFound(f"There is no session {session_id!r}.", code="session_not_found")
+
+
+def _to_message(message: NewMessage, turn_id: str) -> Message:
+    return Message(new_id("m"), Role.USER, message.text, turn_id, now_ms(), message.attachments)
+
+
+def _enter(session: Session, turn: Turn, message: Message | None) -> None:
+    """Write a new turn into its session, with the message that it answers."""
+    if message is not None:
+        session.messages.append(message)
+        session.updated_at = message.created_at
+    if session.active_turn_id is None:
+        session.active_turn_id = turn.id
+        session.last_error = session.last_error_code = None
+        _place(session, turn)
+    else:
+        session.queued_turn_ids.append(turn.id)
+
+
+def _place(session: Session, turn: Turn) -> None:
+    """Write where its next turn stands into a session."""
+    session.queue_position = turn.position or None
+    session.status = SessionStatus.QUEUED if turn.position else SessionStatus.RUNNING
+    if not turn.position:
+        session.last_error = session.last_error_code = None
+    session.runtime = turn.backend.to_json()
+
+
+def _to_row(turn: Turn, queued: bool) -> TurnRow:
     """Return what is stored of a turn: enough to begin it, and behind which event what it tells comes."""
     prompt, now = turn.prompt, now_ms()
     request = {
         "text": prompt.text,
         "images": list(prompt.images),
         "context": prompt.context,
-        "after": after,
+        "after": turn.live.log.seq,
     }
     status = "queued" if queued else "running"
-    return TurnRow(turn.id, live.key, status, request, now, None if queued else now, None, None)
+    return TurnRow(turn.id, turn.live.key, status, request, now, None if queued else now, None, None)

@@ -70,6 +70,20 @@ def select_after(
     return query
 
 
+def select_stored(session_key: int, epoch: str, seq: int) -> Query[list[bytes]]:
+    """Find the encoded events behind `seq` that are there, whatever is missing between them."""
+
+    def query(connection: Connection) -> list[bytes]:
+        found = connection.execute(
+            "SELECT first_seq, last_seq, data FROM events"
+            " WHERE session_key = ? AND epoch = ? AND last_seq > ? ORDER BY id",
+            (session_key, epoch, seq),
+        )
+        return [entry for first, last, data in found for entry in _split(data, last - first + 1) or ()]
+
+    return query
+
+
 def has_all_after(session_key: int, epoch: str, seq: int, last_seq: int) -> Query[bool]:
     """Look whether the events behind `seq` are there up to `last_seq`, all of them."""
 

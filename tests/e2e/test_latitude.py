@@ -34,13 +34,13 @@ def test_a_session_has_what_the_bridge_has(bridge: BridgeFactory, fake_codex: Fa
 
 def test_a_session_chooses_less_and_keeps_it(bridge: BridgeFactory, fake_codex: FakeFactory) -> None:
     fake = fake_codex()
-    one = bridge(CODEX_BIN=fake, CODEX_APPROVAL_POLICY="never", CODEX_SANDBOX_MODE="danger-full-access")
+    one = bridge(CODEX_BIN=fake, CODEX_SANDBOX_MODE="danger-full-access")
     session_id = one.create_session(approval_policy="untrusted", sandbox_mode="workspace-write")
     assert allowed(one, session_id) == ("untrusted", "workspace-write")
     one.send(session_id, "say hello")
     one.settled(session_id)
     one.kill()
-    again = bridge(CODEX_BIN=fake, CODEX_APPROVAL_POLICY="never", CODEX_SANDBOX_MODE="danger-full-access")
+    again = bridge(CODEX_BIN=fake, CODEX_SANDBOX_MODE="danger-full-access")
     assert allowed(again, session_id) == ("untrusted", "workspace-write")
     again.send(session_id, "say again")
     again.settled(session_id)
@@ -66,26 +66,39 @@ def test_a_session_cannot_have_more(
     assert reply.json["error"] == f"{field}: expected {named}."
 
 
-def test_exec_can_ask_nobody(bridge: BridgeFactory, fake_codex: FakeFactory) -> None:
-    one = bridge(CODEX_BIN=fake_codex(), CODEX_RUNTIME_KIND="exec")
-    assert one.post("/chat/sessions", {"approval_policy": "untrusted"}).json["field"] == "approval_policy"
+ASKS_NOBODY = pytest.mark.parametrize(
+    "settings", [{"CODEX_RUNTIME_KIND": "exec"}, {"CODEX_APPROVAL_POLICY": "never"}]
+)
+
+
+@ASKS_NOBODY
+def test_where_nobody_is_asked_no_session_can_have_it_otherwise(
+    bridge: BridgeFactory, fake_codex: FakeFactory, settings: dict[str, str]
+) -> None:
+    one = bridge(CODEX_BIN=fake_codex(), **settings)
+    for policy in ("untrusted", "on-request"):
+        reply = one.post("/chat/sessions", {"approval_policy": policy})
+        assert (reply.status, reply.json["field"]) == (422, "approval_policy")
     session_id = one.create_session(approval_policy="never", sandbox_mode="read-only")
     assert allowed(one, session_id) == ("never", "read-only")
 
 
-def test_exec_does_nothing_where_all_must_be_asked(bridge: BridgeFactory, fake_codex: FakeFactory) -> None:
+@ASKS_NOBODY
+def test_nothing_is_done_unasked_where_all_must_be_asked(
+    bridge: BridgeFactory, fake_codex: FakeFactory, settings: dict[str, str]
+) -> None:
     fake = fake_codex()
     one = bridge(CODEX_BIN=fake)
     strict, usual = one.create_session(approval_policy="untrusted"), one.create_session()
     one.stop()
-    again = bridge(CODEX_BIN=fake, CODEX_RUNTIME_KIND="exec")
+    again = bridge(CODEX_BIN=fake, **settings)
     for session_id in (strict, usual):
         again.send(session_id, "say hello")
     assert again.settled(strict)["last_error_code"] == "approvals_unavailable"
     assert allowed(again, strict) == ("untrusted", "workspace-write")
     assert again.settled(usual)["status"] == "idle"
     assert allowed(again, usual) == ("never", "workspace-write")
-    assert len(fake.execs()) == 1
+    assert len(fake.execs()) + len(fake.received("turn/start")) == 1
 
 
 def test_a_stricter_bridge_takes_back_what_the_one_before_allowed(

@@ -205,3 +205,37 @@ def test_a_turn_that_a_second_bridge_began_is_not_begun_by_a_third(
     third = bridge(CODEX_BIN=codex, CODEX_MAX_CONCURRENT_TURNS=1)
     assert third.settled(second)["last_error_code"] == "bridge_restarted"
     assert len(codex.received("turn/start")) == 2
+
+
+def test_who_comes_back_is_told_of_the_interrupted_turn_also_while_the_next_one_runs(
+    bridge: BridgeFactory, fake_codex: FakeFactory
+) -> None:
+    codex = fake_codex()
+    one = bridge(CODEX_BIN=codex)
+    session_id, stream = open_session(one)
+    one.send(session_id, "stay")
+    stream.until("item.agent_message.delta")
+    one.send(session_id, "say two", when_busy="queue")
+    one.kill()
+    again = bridge(CODEX_BIN=codex)
+    again.settled(session_id)
+    back = again.stream(session_id, after=stream.last_id)
+    assert back.until("session.ready").data["session"]["status"] == "idle"
+    back.until("session.interrupted")
+    back.until("session.completed")
+    assert_contiguous(back.events)
+
+
+def test_an_unfinished_answer_is_kept_though_a_large_event_was_not_stored(
+    bridge: BridgeFactory, fake_codex: FakeFactory
+) -> None:
+    codex = fake_codex()
+    one = bridge(CODEX_BIN=codex)
+    session_id, stream = open_session(one)
+    one.send(session_id, "stay " + "\N{HEAVY BLACK HEART}" * 900_000)
+    stream.until("item.agent_message.delta")
+    state = one.directories.state
+    wait_until(lambda: b"item.agent_message.delta" in stored.events(state, session_id), "the stored draft")
+    one.kill()
+    again = bridge(CODEX_BIN=codex)
+    assert [m["text"] for m in again.session(session_id)["messages"]][1:] == ["staying"]

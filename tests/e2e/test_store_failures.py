@@ -3,6 +3,7 @@
 import resource
 import sqlite3
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from tests.conftest import BridgeFactory
 from tests.support import stored
 from tests.support.bridge import Bridge
+from tests.support.sse import assert_contiguous
 from tests.support.turns import FakeFactory, open_session, play
 from tests.support.waiting import wait_until
 
@@ -66,11 +68,10 @@ def test_a_message_that_cannot_be_stored_is_refused_and_reads_go_on(one: Bridge,
         assert not is_well(one)
         assert one.get("/runtime/info").json["store"]["problem"]
     wait_until(lambda: is_well(one), "the store's recovery")
-    ready.until_over()
-    back = one.stream(session_id, after=ready.last_id)
-    back.until("session.ready")
     one.send(session_id, "say after")
-    back.until("session.completed")
+    ready.until("session.completed")
+    assert_contiguous(ready.events)
+    assert "say lost" not in str(ready.events), "nothing is told of what was not taken"
     assert [message["text"] for message in one.session(session_id)["messages"]] == [
         "say before", "before", "say after", "after",
     ]  # fmt: skip
@@ -99,6 +100,37 @@ def test_a_turn_goes_on_while_the_disk_is_full_and_is_stored_later(
     session = again.session(session_id)
     assert [message["text"] for message in session["messages"]] == ["stay", "staying"]
     assert (session["status"], session["last_error_code"]) == ("idle", None)
+
+
+def test_a_large_message_that_is_refused_leaves_nothing_behind(
+    bridge: BridgeFactory, fake_codex: FakeFactory
+) -> None:
+    codex = fake_codex()
+    one = bridge(CODEX_BIN=codex)
+    session_id = one.create_session()
+    with locked(one):
+        assert one.post_message(session_id, "say " + "x" * 900_000).status == 503
+    wait_until(lambda: is_well(one), "the store's recovery")
+    assert one.session(session_id)["status"] == "idle"
+    one.kill()
+    assert stored.rows(one.directories.state, "SELECT id FROM messages UNION ALL SELECT id FROM turns") == []
+    again = bridge(CODEX_BIN=codex)
+    session = again.session(session_id)
+    assert (session["status"], session["messages"]) == ("idle", [])
+
+
+def test_a_queued_message_that_is_refused_does_not_wake_the_turn_before(one: Bridge) -> None:
+    session_id, stream = open_session(one)
+    one.send(session_id, "stay")
+    stream.until("item.agent_message.delta")
+    with full_disk(one), ThreadPoolExecutor(1) as pool:
+        refused = pool.submit(one.post_message, session_id, "say lost", when_busy="queue")
+        one.interrupt(session_id)
+        assert refused.result().status in (503, 202)
+        stream.until("session.interrupted")
+    wait_until(lambda: is_well(one), "the store's recovery")
+    session = one.settled(session_id)
+    assert (session["status"], session["active_turn_id"], session["queued_turn_ids"]) == ("idle", None, [])
 
 
 @pytest.fixture

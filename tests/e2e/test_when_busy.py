@@ -5,6 +5,7 @@ import os
 import pytest
 
 from tests.conftest import BridgeFactory
+from tests.support import processes
 from tests.support.bridge import Bridge, Json
 from tests.support.fake_codex import FakeCodex
 from tests.support.sse import kinds
@@ -113,6 +114,32 @@ def test_a_session_with_waiting_turns_can_be_deleted(one: Bridge) -> None:
     assert one.delete(f"/chat/sessions/{session_id}").status == 200
     stream.until_over()
     assert one.get(f"/chat/sessions/{session_id}").status == 404
+
+
+def test_a_turn_that_waits_always_says_where(bridge: BridgeFactory, codex: FakeCodex) -> None:
+    one = bridge(CODEX_BIN=codex, CODEX_MAX_CONCURRENT_TURNS=1)
+    busy, stream = open_session(one)
+    one.send(busy, "stay")
+    stream.until("item.agent_message.delta")
+    session_id = one.create_session()
+    first = one.send(session_id, "say one")["turn_id"]
+    second = one.send(session_id, "say two", when_busy="queue")["turn_id"]
+    assert one.interrupt(session_id).json["turn_id"] == first
+    session = one.session(session_id)
+    assert (session["status"], session["active_turn_id"], session["queue_position"]) == ("queued", second, 1)
+
+
+def test_a_turns_error_ends_with_the_next_turn(bridge: BridgeFactory, codex: FakeCodex) -> None:
+    one = bridge(CODEX_BIN=codex)
+    session_id, stream = open_session(one)
+    one.send(session_id, "stay")
+    stream.until("item.agent_message.delta")
+    one.send(session_id, "say two", when_busy="queue")
+    processes.kill(one.codex_pid())
+    failed = stream.until("session.error")
+    assert failed.data["session"]["last_error_code"] == "codex_exited"
+    done = stream.until("session.completed")
+    assert (done.data["session"]["last_error"], done.data["session"]["last_error_code"]) == (None, None)
 
 
 @pytest.mark.codex

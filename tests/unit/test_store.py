@@ -529,6 +529,7 @@ HOT = {
     "events.insert_chunk": events.insert_chunk(1, "e1", 1, frames("e1", 1, 2)),
     "events.select_after": events.select_after(1, "e1", 0, 10_000),
     "events.select_newest": events.select_newest(1, 40),
+    "events.select_stored": events.select_stored(1, "e1", 0),
     "events.has_all_after": events.has_all_after(1, "e1", 0, 1),
     "turns.insert": turns.insert(TurnRow("t_9", 1, "queued", {}, 1)),
     "turns.update": turns.update("t_1", "running"),
