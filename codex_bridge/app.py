@@ -264,7 +264,7 @@ class Bridge:
             return
         await self._retention.stop()
         await self._recorder.close()
-        if self._is_settled:
+        if self._is_settled:  # else the next start takes it for killed
             await mark_clean(self._database)
         await self._database.close()
 

@@ -241,3 +241,30 @@ def test_what_cannot_be_settled_stops_the_start_with_a_sentence(bridge: BridgeFa
         assert "Traceback" not in str(caught.value)
         # Nobody has looked whether anything is missing, so the next start must.
         assert stored.rows(stopped.parent, "SELECT value FROM meta WHERE name = 'stopped_clean'") == [("no",)]
+
+
+def test_a_start_settles_what_it_can_read(bridge: BridgeFactory, fake_codex: FakeFactory) -> None:
+    codex = fake_codex()
+    one = bridge(CODEX_BIN=codex, CODEX_MAX_CONCURRENT_TURNS="1")
+    running, stream = open_session(one)
+    one.send(running, "stay")
+    stream.until("item.agent_message.delta")
+    unreadable, lost, whole = (open_session(one)[0] for _ in range(3))
+    for session_id, word in ((unreadable, "a"), (lost, "b"), (whole, "c")):
+        one.send(session_id, f"say {word}")
+    one.kill()
+    database = one.directories.state / "bridge.db"
+    turn_of = "WHERE session_key = (SELECT key FROM sessions WHERE id = ?)"
+    spoil(database, "UPDATE sessions SET state = x'7b22' WHERE id = ?", unreadable)
+    spoil(database, f"UPDATE turns SET request = x'7b22' {turn_of}", lost)
+    spoil(database, f"UPDATE turns SET request = x'7b22' {turn_of}", running)
+    again = bridge(CODEX_BIN=codex, CODEX_MAX_CONCURRENT_TURNS="1")
+    wait_until(lambda: again.session(whole)["status"] == "idle", "the turn that can be run")
+    assert [message["text"] for message in again.session(whole)["messages"]] == ["say c", "c"]
+    assert (again.session(lost)["status"], again.session(lost)["last_error_code"]) == (
+        "error",
+        "store_damaged",
+    )
+    assert again.session(running)["last_error_code"] == "bridge_restarted"
+    assert again.get(f"/chat/sessions/{unreadable}").json["code"] == "store_damaged"
+    assert not is_well(again)
