@@ -27,7 +27,7 @@ from .api.sessions import SessionRoutes
 from .api.status import StatusRoutes
 from .api.stream import StreamRoutes
 from .config import Config
-from .errors import ConfigError, StartFailed
+from .errors import ConfigError, StartFailed, StoreFailed
 from .limits import CLOSE_GRACE_S, DOCTOR_WAIT_S, SHORT_TOKEN_CHARACTERS
 from .model import Latitude
 from .runtime import Runtime, Sandbox
@@ -85,7 +85,7 @@ class Bridge:
         self._state: StateDirectory | None = None
         self._scratch: str | None = None
         self._is_listening = False
-        self._is_open = False
+        self._is_open = self._is_settled = False
         self._client = _make_client(config)
         self._gateway = Gateway(self._client)
         self._gateway_server = HttpServer(self._gateway.handle, replies.failure)
@@ -130,11 +130,18 @@ class Bridge:
     def _make_retention(self) -> Retention:
         config = self._config
         keep = Keep(config.keep_sessions, config.keep_days, config.keep_events, config.keep_event_days)
-        retention = Retention(
-            self._database, keep, self._turns.delete_unused_session, self._sessions.is_in_use
-        )
+        retention = Retention(self._database, keep, self._delete_unused, self._sessions.is_in_use)
         self._sessions.on_delete = retention.wake
         return retention
+
+    async def _delete_unused(self, session_id: str) -> None:
+        """Delete a session that nobody uses; one that is not in memory is not read for it."""
+        if self._sessions.is_loaded(session_id):
+            await self._turns.delete_unused_session(session_id)
+            return
+        live = await self._sessions.delete_row(session_id)
+        if live is not None:  # it was asked for in this very moment
+            await self._turns.delete_session(live)
 
     def _make_turns(self, runtime_config: RuntimeConfig) -> TurnService:
         player = TurnPlayer(
@@ -243,15 +250,22 @@ class Bridge:
         """Open the store, and settle what the bridge before has left in it."""
         await self._database.open()
         self._is_open = True
-        await self._sessions.open()
-        await recover(self._database, self._sessions, self._turns, self._transcript, self._approvals)
+        try:
+            await self._sessions.open()
+            await recover(self._database, self._sessions, self._turns, self._transcript, self._approvals)
+        except StoreFailed as problem:
+            raise StartFailed(
+                f"What the bridge before has left in {self._database.path} cannot be settled: {problem.message}"
+            ) from None
+        self._is_settled = True
 
     async def _close_store(self) -> None:
         if not self._is_open:
             return
         await self._retention.stop()
         await self._recorder.close()
-        await mark_clean(self._database)
+        if self._is_settled:  # else the next start takes it for killed
+            await mark_clean(self._database)
         await self._database.close()
 
     async def examine(self) -> list[Check]:

@@ -122,12 +122,23 @@ class Unavailable(BridgeError):
 
 
 class StoreFailed(Unavailable):
-    """The database could not be written or read. The bridge goes on, and tries again by itself."""
+    """The database could not be written or read now. The bridge goes on; asking again later may work."""
 
     code = "store_unavailable"
 
     def __init__(self, message: str) -> None:
         super().__init__(message, headers=(("Retry-After", str(STORE_RETRY_AFTER_S)),))
+
+
+class StoreDamaged(StoreFailed):
+    """What was asked for lies in a damaged place of the database. Asking again does not help; all else goes on."""
+
+    status = 500
+    code = "store_damaged"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.headers = ()
 
 
 class UpstreamFailed(BridgeError):

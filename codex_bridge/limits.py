@@ -92,6 +92,8 @@ MAX_RECENT_EVENT_CHARACTERS = 500
 # Sessions --------------------------------------------------------------------------------------
 # Sessions that are kept in memory when nothing happens in them; all others are read from the store when asked for.
 MAX_LOADED_SESSIONS = 500
+# One whose messages are longer leaves the memory once nothing has happened in it for LOG_REST_S.
+MAX_RESTING_CHARACTERS = 250_000
 # A message is a prompt, not a file; Codex itself refuses more than about 1 MiB.
 MAX_MESSAGE_CHARACTERS = 1_000_000
 # What a host tells the model beside the message: a page's content fits, a site's does not. It is part of a
@@ -104,6 +106,8 @@ MAX_ATTACHMENTS = 20
 # One page of the session list.
 DEFAULT_PAGE = 50
 MAX_PAGE = 200
+# A page of long messages ends early: all of it is encoded at once, while everybody else waits.
+MAX_PAGE_CHARACTERS = 4_000_000
 # A key is a random name; hosts use UUIDs, some add what it is for.
 MAX_IDEMPOTENCY_KEY_CHARACTERS = 255
 # Items are numbered through; a larger number is no cursor that was given.
@@ -115,6 +119,12 @@ MAX_ANSWER_CHARACTERS = 64 * KIB
 MAX_BRIEF_DIFF_CHARACTERS = 2000
 # Settled approvals that are remembered, so that a late answer is told what became of them; older ones are looked up.
 MAX_SETTLED_APPROVALS = 200
+# Places in the queue that are told at each step; behind them a place is told after so many steps, or each turn that begins
+# would cost an event for each of thousands that wait.
+EXACT_PLACES = 50
+ROUGH_PLACES = 50
+# Turns that are told their places before the event loop does something else: some milliseconds.
+MAX_TOLD_AT_ONCE = 100
 # Turns that wait for a person lend their slots to others, so many at most: Codex holds each in memory (about 1 MB).
 MAX_LENT_SLOTS = 200
 # What a busy bridge tells clients to wait.
@@ -130,6 +140,8 @@ STORE_GATHER_S = 0.05
 STORE_RETRY_S = 1.0
 # What clients are told to wait meanwhile.
 STORE_RETRY_AFTER_S = 2
+# Damaged places of a database that are logged, each once: a file with more is past telling.
+MAX_TOLD_DAMAGES = 100
 # Somebody else may have locked the database (a backup, a person's sqlite3): seconds to wait for them.
 STORE_LOCK_WAIT_S = 5.0
 # After so many transactions the -wal file is copied into the database, while nobody waits for it: that takes
@@ -137,7 +149,9 @@ STORE_LOCK_WAIT_S = 5.0
 STORE_CHECKPOINT_TRANSACTIONS = 50
 STORE_CHECKPOINT_PAGES = 2000
 # What the bridge waits for the last writes when it stops; a disk that hangs must not keep it.
-STORE_CLOSE_S = 10.0
+STORE_CLOSE_S = 5.0
+# A transaction that takes longer is told as trouble: a disk that hangs fails nothing by itself.
+STORE_SLOW_S = 10.0
 # Posted writes that are kept while the disk does not take them, of some KB each.
 MAX_WAITING_WRITES = 10_000
 # Events of a session that stay however old: more than its JSON shows.

@@ -87,15 +87,27 @@ class Question:
         }
 
 
-@dataclass(frozen=True, slots=True)
+class Withdrawn(StrEnum):
+    """Why nobody waits for an answer any more."""
+
+    BY_CODEX = "withdrawn"
+    TURN_ENDED = "turn_ended"
+    CODEX_EXITED = "codex_exited"
+
+
+@dataclass(slots=True)
 class ApprovalRequest:
-    """What Codex waits for. `decisions` are those it offers; `details` are the JSON fields that tell a host about it."""
+    """What Codex waits for. `decisions` are those it offers; `details` are the JSON fields that tell a host about it.
+
+    A runtime that does not wait any longer says why in `withdrawn`, and cancels the `Ask` then.
+    """
 
     kind: ApprovalKind
     item_id: str
     decisions: tuple[Decision, ...]
     details: dict[str, Any]
     questions: tuple[Question, ...] = ()
+    withdrawn: Withdrawn = Withdrawn.BY_CODEX
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,15 +118,7 @@ class ApprovalAnswer:
     answers: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
 
 
-class Withdrawn(StrEnum):
-    """Why nobody waits for an answer any more: the message with which a runtime cancels an `Ask`."""
-
-    BY_CODEX = "withdrawn"
-    TURN_ENDED = "turn_ended"
-    CODEX_EXITED = "codex_exited"
-
-
-# Asks a person. It may take minutes; who does not wait any longer cancels it, with a `Withdrawn` as the message.
+# Asks a person. It may take minutes; who does not wait any longer cancels it, see `ApprovalRequest.withdrawn`.
 Ask = Callable[[ApprovalRequest], Awaitable[ApprovalAnswer]]
 
 

@@ -29,8 +29,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from .. import log
-from ..errors import BridgeError, StartFailed, StoreFailed
+from ..errors import BridgeError, StartFailed, StoreDamaged, StoreFailed
 from ..limits import (
+    MAX_TOLD_DAMAGES,
     MAX_WAITING_WRITES,
     STORE_CHECKPOINT_PAGES,
     STORE_CHECKPOINT_TRANSACTIONS,
@@ -38,6 +39,7 @@ from ..limits import (
     STORE_GATHER_S,
     STORE_LOCK_WAIT_S,
     STORE_RETRY_S,
+    STORE_SLOW_S,
 )
 
 if TYPE_CHECKING:
@@ -84,7 +86,6 @@ class _Job:
     writes: tuple[Write, ...]
     waiter: asyncio.Future[None] | None = None
     is_sync: bool = False
-    is_droppable: bool = False
     problem: Exception | None = None
 
 
@@ -107,10 +108,13 @@ class Database:
         self._read_wanted = threading.Semaphore(0)
         # Why the last transaction failed; None while the disk takes them.
         self._problem: str | None = None
-        # A damaged page that was met; the rest of the file is used on.
-        self._damage: str | None = None
+        # Damaged places that were met, the newest last; the rest of the file is used on.
+        self._damages: list[str] = []
         self._is_open = False
         self._bytes = 0
+        # Device and inode of the files, by their suffix; and since when the writer is at a transaction.
+        self._files: dict[str, tuple[int, int] | None] = {}
+        self._busy_since = math.inf
         self._writer: _Worker | None = None
         self._reader: _Worker | None = None
 
@@ -125,21 +129,16 @@ class Database:
         self._reader = _Worker("store reader", self._run_reader)
         self._is_open = True
 
-    def post(self, *writes: Write, droppable: bool = False, now: bool = False) -> None:
-        """Store `writes` in one transaction, soon, behind all that came before.
-
-        `now` asks not to wait for more to come. What is `droppable` is lost when the disk does not take it, the
-        rest is tried again until it does.
-        """
+    def post(self, *writes: Write) -> None:
+        """Store `writes` in one transaction, soon, behind all that came before; it is tried until the disk takes it."""
+        lost = ""
         with self._changed:
             if not self._is_open or len(self._jobs) >= MAX_WAITING_WRITES:
-                lost = "" if droppable else self._lose()
+                lost = self._lose()
             else:
-                lost = ""
-                if self._problem is None or not droppable:
-                    self._jobs.append(_Job(writes, is_droppable=droppable))
+                self._jobs.append(_Job(writes))
                 if self._problem is None:
-                    self._act_in(0 if now else STORE_GATHER_S)
+                    self._act_in(STORE_GATHER_S)
         if lost:
             log.error("%s", lost)
 
@@ -180,7 +179,9 @@ class Database:
 
     def describe_state(self) -> dict[str, Any]:
         """Return the state for people and programs: `ok` or `failing`, and why."""
-        problem = self._problem or self._damage
+        problem = self._problem or (self._damages[-1] if self._damages else None)
+        if problem is None and time.monotonic() - self._busy_since > STORE_SLOW_S:
+            problem = f"the disk has not answered for {STORE_SLOW_S:g} s"
         return {"state": "ok" if problem is None else "failing", "problem": problem}
 
     def describe(self) -> dict[str, Any]:
@@ -190,6 +191,12 @@ class Database:
             "path": self.path,
             "bytes": self._bytes,
         }
+
+    def note_damage(self, damage: StoreDamaged) -> None:
+        """Log and remember that a place is damaged, once; also from the threads."""
+        if damage.message not in self._damages and len(self._damages) < MAX_TOLD_DAMAGES:
+            self._damages.append(damage.message)
+            log.error("The database %s is damaged in a place: %s", self.path, damage.message)
 
     async def close(self) -> None:
         """Write what was posted, and end the threads; no longer than a bound for each. Also after half an opening."""
@@ -234,11 +241,14 @@ class Database:
         jobs: list[_Job] | None = None
         try:
             connection = _open(self.path, self._migrations)
+            self._find_missing()
             self._measure()
             _settle([(opened, None, None)])
             transactions = 0
             while (jobs := self._take()) is not None:
+                self._busy_since = time.monotonic()
                 self._store(connection, jobs)
+                self._busy_since = math.inf
                 transactions += 1
                 if transactions % STORE_CHECKPOINT_TRANSACTIONS == 0:
                     _checkpoint(connection, "PASSIVE")
@@ -273,6 +283,9 @@ class Database:
         """Make one transaction of `jobs`, and tell who waits."""
         import sqlite3
 
+        if (missing := self._find_missing()) is not None:
+            self._fail(jobs, missing)
+            return
         synchronous = "FULL" if any(job.is_sync for job in jobs) else "NORMAL"
         left, running = jobs, None
         while True:
@@ -300,13 +313,29 @@ class Database:
             self._succeed(jobs)
             return
 
+    def _find_missing(self) -> str | None:
+        """Say which file is not the one that was opened any more: SQLite would go on writing to what nobody finds again."""
+        for suffix in ("", "-wal"):
+            path = self.path + suffix
+            try:
+                found = os.stat(path)
+            except OSError:
+                identity = None
+            else:
+                identity = (found.st_dev, found.st_ino)
+            if self._files.setdefault(suffix, identity) != identity:
+                return f"{path} was removed or replaced while the bridge ran; start it again"
+            if identity is None:
+                del self._files[suffix]  # the -wal file comes with the first transaction
+        return None
+
     def _fail(self, jobs: list[_Job], reason: str) -> None:
         """Keep what nobody waits for, and tell the others; also those that came meanwhile."""
         with self._changed:
             is_new = self._problem is None
             self._problem = reason
             jobs = [*jobs, *self._jobs]
-            self._jobs = deque(job for job in jobs if job.waiter is None and not job.is_droppable)
+            self._jobs = deque(job for job in jobs if job.waiter is None)
             self._has_given_up = self._is_ending
             self._due = time.monotonic() + (0 if self._is_ending else STORE_RETRY_S)
         if is_new:
@@ -335,13 +364,11 @@ class Database:
         """Return what a waiter is told of a job's problem; remember that the file is damaged."""
         import sqlite3
 
-        if not isinstance(problem, sqlite3.Error):
-            return problem
-        if _code(problem) in _DAMAGED:
-            if self._damage is None:
-                log.error("The database %s is damaged in a place: %s.", self.path, problem)
-            self._damage = str(problem)
-        return self._failure(str(problem))
+        damage = _damage_of(problem)
+        if damage is not None:
+            self.note_damage(damage)
+            return damage
+        return self._failure(str(problem)) if isinstance(problem, sqlite3.Error) else problem
 
     def _measure(self) -> None:
         self._bytes = sum(_size(self.path + suffix) for suffix in ("", "-wal"))
@@ -373,6 +400,28 @@ class Database:
             _let_go(caught)
         _settle([(waiter, result, self._explain(problem))])
         return connection
+
+
+def attempt(what: str, query: Query[Result]) -> Query[Result | StoreDamaged]:
+    """Return a query that finds what `query` does; or, where its rows are damaged, a `StoreDamaged` that names `what`.
+
+    So what else a reader is after is not lost with it. It is for the reader to say `note_damage`.
+    """
+
+    def run(connection: Connection) -> Result | StoreDamaged:
+        import sqlite3
+
+        try:
+            return query(connection)
+        except (sqlite3.Error, StoreDamaged) as problem:
+            damage = _damage_of(problem)
+            if damage is None:
+                raise
+            return StoreDamaged(f"{what} cannot be read. {damage.message}")
+        except (KeyError, TypeError, ValueError):
+            return StoreDamaged(f"{what} cannot be read. A row of the database is not as it was stored.")
+
+    return run
 
 
 class _Worker:
@@ -453,6 +502,20 @@ def _code(problem: Exception) -> int | None:
     """Return SQLite's primary error code; None for what is no error of SQLite's own."""
     code: int | None = getattr(problem, "sqlite_errorcode", None)
     return None if code is None else code & 0xFF
+
+
+def _damage_of(problem: Exception | None) -> StoreDamaged | None:
+    """Return what is told of a problem that is a damage of the file; None for another one."""
+    import sqlite3
+
+    if isinstance(problem, StoreDamaged):
+        return problem
+    if isinstance(problem, sqlite3.Error) and _code(problem) in _DAMAGED:
+        return StoreDamaged(f"It lies where the database is damaged: {problem}.")
+    if isinstance(problem, sqlite3.OperationalError) and _code(problem) is None:
+        # Python's own, and it quotes the text.
+        return StoreDamaged("A row of the database is damaged: a text in it is no UTF-8.")
+    return None
 
 
 def _is_of_the_disk(problem: Exception) -> bool:

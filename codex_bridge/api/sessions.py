@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import log
 from ..adapters.http_server import Request, Response
-from ..errors import InvalidField
+from ..errors import InvalidField, StoreDamaged
 from ..limits import DEFAULT_PAGE, MAX_ITEM_POSITION, MAX_PAGE
 from ..model import Latitude, Session, SessionMode
 from ..services.backend import Backend
@@ -95,7 +95,13 @@ class SessionRoutes:
         return replies.ok(items=items, next_cursor=next_cursor)
 
     async def delete(self, request: Request) -> Response:
-        await self._turns.delete_session(await self._sessions.get(request.path_values[0]))
+        session_id = request.path_values[0]
+        try:
+            live = await self._sessions.get(session_id)
+        except StoreDamaged:
+            await self._sessions.delete_row(session_id)
+        else:
+            await self._turns.delete_session(live)
         return replies.ok(deleted=1)
 
     async def clear(self, request: Request) -> Response:

@@ -104,7 +104,7 @@ class AppServerRuntime:
     async def _play_on(self, child: AppServerChild, run: Run) -> TurnOutcome:
         request = run.request
         if request.thread_id is not None:
-            for other in self._supervisor.children:
+            for other in list(self._supervisor.children):  # one may end meanwhile
                 if other is not child:
                     await other.give_up_thread(request.thread_id)
         await child.open_thread(run)

@@ -38,6 +38,7 @@ class _Open:
     id: RequestId
     method: str
     params: dict[str, Any]
+    request: ApprovalRequest
     task: asyncio.Task[ApprovalAnswer] | None = None
 
 
@@ -73,8 +74,8 @@ class Asks:
         request = codex_requests.read_request(method, params, self._changes.get(params.get("itemId", "")))
         if request is None or self._is_over:
             return False
-        opened = self._open[request_id] = _Open(asker, request_id, method, params)
-        opened.task = asyncio.create_task(self._wait(opened, request), name=f"approval {request.item_id}")
+        opened = self._open[request_id] = _Open(asker, request_id, method, params, request)
+        opened.task = asyncio.create_task(self._wait(opened), name=f"approval {request.item_id}")
         self._tasks.add(opened.task)
         opened.task.add_done_callback(lambda task: self._on_done(opened, task))
         return True
@@ -89,8 +90,8 @@ class Asks:
         if self._tasks:
             await asyncio.wait(self._tasks)
 
-    async def _wait(self, opened: _Open, request: ApprovalRequest) -> ApprovalAnswer:
-        answer = await self._ask(request)
+    async def _wait(self, opened: _Open) -> ApprovalAnswer:
+        answer = await self._ask(opened.request)
         method, params = opened.method, opened.params
         if self._open.pop(opened.id, None) is not None:
             opened.asker.answer(opened.id, codex_requests.encode_answer(method, params, answer))
@@ -107,7 +108,8 @@ class Asks:
 
     def _cancel(self, opened: _Open, reason: Withdrawn) -> None:
         if opened.task is not None:
-            opened.task.cancel(reason)
+            opened.request.withdrawn = reason
+            opened.task.cancel()
 
     def _refuse(self, opened: _Open) -> None:
         del self._open[opened.id]

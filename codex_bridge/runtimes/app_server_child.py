@@ -23,7 +23,7 @@ from .app_server_run import Run
 
 
 class AppServerChild:
-    """Implements the supervisor's port `Child`. `on_rest` is called when something that used it has ended."""
+    """A child. `on_exit` is called at its end, `on_rest` when something that used it has ended."""
 
     def __init__(
         self,

@@ -100,10 +100,9 @@ class Approvals:
         live.log.append("session.approval.required", {"session": session, "approval": approval.to_json()})
         try:
             return await waiting.answer
-        except asyncio.CancelledError as cancelled:
+        except asyncio.CancelledError:
             if approval.status is ApprovalStatus.PENDING:
-                reason = cancelled.args[0] if cancelled.args else Withdrawn.BY_CODEX
-                self._settle(waiting, ApprovalStatus.CANCELLED, None, reason)
+                self._settle(waiting, ApprovalStatus.CANCELLED, None, request.withdrawn)
             raise
 
     async def answer(

@@ -57,12 +57,14 @@ class EventLog:
     """The numbered events of one session.
 
     `seq` is the number of the last event, `told_seq` that of the last that readers may have; `epoch` names this
-    numbering, and its first `prologue` events tell what a restart of the bridge made of the session. `on_unstored(is_much)` is called when there are events that `take_unstored` would return.
+    numbering, and its first `prologue` events tell what a restart of the bridge made of the session.
+    `on_unstored(is_much)` is called when there are events that `take_unstored` would return, `on_rest()` when
+    nothing has happened for a while.
     """
 
     __slots__ = (
         "_delta", "_delta_texts", "_entries", "_flush_due", "_holds", "_last_delta_item", "_last_flush", "_loop", "_readers",
-        "_size", "_stored_seq", "_unsent", "_unstored_bytes", "epoch", "is_closed", "on_unstored", "prologue", "seq",
+        "_size", "_stored_seq", "_unsent", "_unstored_bytes", "epoch", "is_closed", "on_rest", "on_unstored", "prologue", "seq",
         "told_seq",
     )  # fmt: skip
 
@@ -72,6 +74,7 @@ class EventLog:
         self.prologue = 0
         self.is_closed = False
         self.on_unstored: Callable[[bool], None] = lambda is_much: None
+        self.on_rest: Callable[[], None] = lambda: None
         self._unstored_bytes = 0
         self._holds = 0
         self._loop = asyncio.get_running_loop()
@@ -224,16 +227,17 @@ class EventLog:
         self._unstored_bytes += len(entry)
         if is_first or self._unstored_bytes > MAX_UNSTORED_BYTES:
             self.on_unstored(self._unstored_bytes > MAX_UNSTORED_BYTES)
-        self._trim(MAX_LOG_BYTES)
+        self._trim(MAX_LOG_BYTES, MIN_LOG_EVENTS)
 
-    def _trim(self, limit: int) -> None:
-        while self._size > limit and len(self._entries) > MIN_LOG_EVENTS:
+    def _trim(self, limit: int, least: int) -> None:
+        while self._size > limit and len(self._entries) > least:
             self._size -= len(self._entries.popleft())
 
     def _trim_after_rest(self, seq: int) -> None:
         if seq == self.seq:
-            self._trim(MAX_IDLE_LOG_BYTES)
+            self._trim(MAX_IDLE_LOG_BYTES, 0)
             self._cut_off_the_lost()
+            self.on_rest()
 
     def _cut_off_the_lost(self) -> None:
         first = self.seq - len(self._entries)

@@ -14,17 +14,28 @@ from dataclasses import dataclass
 
 from .. import log
 from ..errors import Unavailable
-from ..limits import BUSY_RETRY_AFTER_S, DRAIN_RETRY_AFTER_S, MAX_LENT_SLOTS
+from ..limits import (
+    BUSY_RETRY_AFTER_S,
+    DRAIN_RETRY_AFTER_S,
+    EXACT_PLACES,
+    MAX_LENT_SLOTS,
+    MAX_TOLD_AT_ONCE,
+    ROUGH_PLACES,
+)
 
 
 @dataclass(eq=False, slots=True)
 class Job:
-    """A turn to run. Of one lane only one runs at a time. `on_position` is told its place in the queue: 1 is next, 0 is running."""
+    """A turn to run. Of one lane only one runs at a time. `on_position` is told its place in the queue: 1 is next, 0 is running.
+
+    `told` is the place that it was told last.
+    """
 
     name: str
     lane: str
     run: Callable[[], Awaitable[None]]
     on_position: Callable[[int], None]
+    told: int = 0
 
 
 class TurnExecutor:
@@ -39,6 +50,7 @@ class TurnExecutor:
         # Of those that wait for a person, by lane: how many answers they wait for.
         self._resting: Counter[str] = Counter()
         self._draining = False
+        self._telling: asyncio.Handle | None = None
 
     def load(self) -> dict[str, int]:
         """Return `bridge_load`."""
@@ -85,7 +97,7 @@ class TurnExecutor:
             self._start(job)
             return False
         self._queue.append(job)
-        job.on_position(len(self._queue))
+        self._tell(job, len(self._queue))
         return True
 
     def withdraw(self, job: Job) -> bool:
@@ -93,7 +105,7 @@ class TurnExecutor:
         if job not in self._queue:
             return False
         self._queue.remove(job)
-        self._tell_positions()
+        self._tell_soon()
         return True
 
     def is_waiting(self, job: Job) -> bool:
@@ -139,7 +151,7 @@ class TurnExecutor:
         return self._taken_slots < self._slots
 
     def _start(self, job: Job) -> None:
-        job.on_position(0)
+        self._tell(job, 0)
         self._tasks[job.lane] = asyncio.create_task(self._run(job), name=job.name)
 
     async def _run(self, job: Job) -> None:
@@ -163,11 +175,29 @@ class TurnExecutor:
             self._start(job)
             started = True
         if started:
-            self._tell_positions()
+            self._tell_soon()
+
+    def _tell_soon(self) -> None:
+        """Tell those that wait where they are, once for all that changes in this moment."""
+        if self._telling is None:
+            self._telling = asyncio.get_running_loop().call_soon(self._tell_positions)
 
     def _tell_positions(self) -> None:
+        # Each that is told costs an event: those near the front learn of each step, those far behind of many at once.
+        self._telling = None
+        told = 0
         for position, job in enumerate(self._queue, start=1):
-            job.on_position(position)
+            steps = job.told - position
+            if steps >= (1 if position <= EXACT_PLACES else ROUGH_PLACES):
+                if told == MAX_TOLD_AT_ONCE:
+                    self._tell_soon()
+                    return
+                self._tell(job, position)
+                told += 1
+
+    def _tell(self, job: Job, position: int) -> None:
+        job.told = position
+        job.on_position(position)
 
     def _unavailable(self, message: str, code: str, retry_after_s: int) -> Unavailable:
         retry_after = (("Retry-After", str(retry_after_s)),)

@@ -12,7 +12,7 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 from .. import log
-from ..errors import BridgeError, StoreFailed
+from ..errors import BridgeError, StoreDamaged, StoreFailed
 from ..limits import STORE_CLOSE_S
 from ..model import SessionStatus
 from ..protocol import json_codec, sse
@@ -41,7 +41,7 @@ async def recover(
     transcript: Transcript,
     approvals: Approvals,
 ) -> None:
-    """Settle what the bridge before has left; call it before requests are served."""
+    """Settle what the bridge before has left, as far as it can be read; call it before requests are served."""
     is_clean = await database.read(meta.get(_CLEAN)) == "yes"
     if is_clean:
         await database.commit(meta.set(_CLEAN, "no"), sync=False)
@@ -50,14 +50,21 @@ async def recover(
     for row in rows:
         session_id = await database.read(sessions.select_id(row.session_key))
         assert session_id is not None
-        live = await service.get(session_id)
+        try:
+            live = await service.get(session_id)
+        except StoreDamaged:
+            continue  # it is told; its turns go with it when it is deleted
+        if row.damage is not None:
+            database.note_damage(row.damage)
         if row.status == "running":
-            await _read_drafts(database, live, row)
+            with contextlib.suppress(StoreDamaged):
+                await _read_drafts(database, live, row)
         if not is_clean and row.session_key not in renewed:
             live.log.renew()
             renewed.add(row.session_key)
         if row.status == "running":
-            await approvals.cancel_left(live, row.id)
+            with contextlib.suppress(StoreDamaged):
+                await approvals.cancel_left(live, row.id)
             _interrupt(live, row, transcript)
         else:
             _resume(live, row, turn_service, transcript)
@@ -92,8 +99,10 @@ def _interrupt(live: LiveSession, row: TurnRow, transcript: Transcript) -> None:
 
 def _resume(live: LiveSession, row: TurnRow, turn_service: TurnService, transcript: Transcript) -> None:
     request: dict[str, Any] = row.request or {}
-    prompt = Prompt(request["text"], tuple(request["images"]), request["context"])
     try:
+        if row.damage is not None:
+            raise row.damage
+        prompt = Prompt(request["text"], tuple(request["images"]), request["context"])
         turn_service.resume(live, row.id, prompt)
     except BridgeError as problem:
         live.session.active_turn_id = row.id

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from .. import log
 from ..adapters.database import Database
-from ..errors import BridgeError, Conflict, NotFound
+from ..errors import BridgeError, Conflict, NotFound, StoreDamaged
 from ..limits import (
     IDEMPOTENCY_KEEP_S,
     MIN_KEPT_EVENTS,
@@ -45,7 +45,10 @@ class Keep:
 
 
 class Retention:
-    """The background task. `delete_session(id)` deletes an idle session, `is_in_use(key)` says that one is not idle."""
+    """The background task. `delete_session(id)` deletes an idle session, `is_in_use(key)` says that one is not idle.
+
+    What is damaged stays as it is, and keeps nothing else.
+    """
 
     def __init__(
         self,
@@ -83,12 +86,16 @@ class Retention:
             await asyncio.wait([self._task])
 
     async def run_once(self) -> None:
-        """Delete all that is old now; raise `StoreFailed`."""
-        await self._delete_unused_sessions()
-        await self._clear_garbage()
-        await self._delete_old_events()
-        await self._delete_old_answers()
-        await self._give_back()
+        """Delete all that is old now; raise `StoreFailed` where the database fails as a whole."""
+        for step in (
+            self._delete_unused_sessions,
+            self._clear_garbage,
+            self._delete_old_events,
+            self._delete_old_answers,
+            self._give_back,
+        ):
+            with contextlib.suppress(StoreDamaged):  # the database has told it
+                await step()
 
     async def _run(self) -> None:
         wait_s = self._first_s
@@ -117,9 +124,10 @@ class Retention:
                     return
                 if self._is_in_use(last.key):
                     continue
-                # It may be used or deleted at this very moment.
-                with contextlib.suppress(Conflict, NotFound):
+                # It may be used or deleted at this very moment, or lie where nothing can be deleted.
+                with contextlib.suppress(Conflict, NotFound, StoreDamaged):
                     await self._delete_session(last.id)
+                    log.info("deleted the session %s: nobody used it, and it is old or one too many", last.id)
                     excess -= 1
                     await self._pause()
 

@@ -7,8 +7,15 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-from ..errors import InvalidField, NotFound, StoreFailed
-from ..limits import MAX_BRIEF_MESSAGES, MAX_EVENTS_LOOKED_THROUGH, MAX_LOADED_SESSIONS
+from ..adapters.database import attempt
+from ..errors import InvalidField, NotFound, StoreDamaged, StoreFailed
+from ..limits import (
+    MAX_BRIEF_MESSAGES,
+    MAX_EVENTS_LOOKED_THROUGH,
+    MAX_LOADED_SESSIONS,
+    MAX_PAGE_CHARACTERS,
+    MAX_RESTING_CHARACTERS,
+)
 from ..model import STORED_FIELDS, Latitude, Message, Session, SessionMode, SessionStatus, new_id
 from ..protocol import json_codec, sse
 from ..store import events, items, messages, sessions
@@ -34,6 +41,8 @@ class SessionService:
         self._live: WeakValueDictionary[str, LiveSession] = WeakValueDictionary()
         self._kept: dict[str, LiveSession] = {}
         self._loading: dict[str, asyncio.Task[LiveSession]] = {}
+        # The keys of those that are being deleted without being in memory.
+        self._deleting: set[int] = set()
         self._last_key = 0
         self._count = 0
         # Told that there is something to clear up.
@@ -65,7 +74,7 @@ class SessionService:
         return live
 
     async def get(self, session_id: str) -> LiveSession:
-        """Return a session or raise `NotFound`."""
+        """Return a session; raise `NotFound`, or `StoreDamaged` for one that cannot be read."""
         live = self._live.get(session_id)
         if live is not None:
             self._kept.pop(session_id, None)
@@ -79,23 +88,26 @@ class SessionService:
         return await asyncio.shield(task)
 
     async def list_page(self, limit: int, cursor: str | None) -> tuple[list[dict[str, Any]], str | None]:
-        """Return up to `limit` brief sessions, newest first, behind the session `cursor`; and the next cursor."""
+        """Return up to `limit` brief sessions, newest first, behind the session `cursor`; and the next cursor.
+
+        Those that cannot be read are left out, and a page with long messages ends early.
+        """
         before = None
         if cursor is not None:
             before = await self._database.read(sessions.select_key(cursor))
             if before is None:
                 raise InvalidField("cursor", "cursor: there is no session with this id (any more).")
-        found = await self._database.read(_reading_page(limit + 1, before))
+        found, has_more = await self._database.read(_reading_page(limit, before, self._latitude))
         page = []
-        for row, newest in found[:limit]:
-            live = self._live.get(row.id)
+        for session_id, brief in found:
+            live = self._live.get(session_id)
             if live is not None:
                 page.append(live.session.to_brief_json())
-            else:
-                session = _to_session(row, newest, self._latitude)
-                page.append({**session.to_brief_json(), "message_count": row.state["message_count"]})
-        next_cursor = found[limit - 1][0].id if len(found) > limit else None
-        return page, next_cursor
+            elif isinstance(brief, StoreDamaged):
+                self._database.note_damage(brief)
+            elif brief is not None:
+                page.append(brief)
+        return page, found[-1][0] if has_more else None
 
     async def read_events(
         self, live: LiveSession, epoch: str, seq: int, max_bytes: int
@@ -126,6 +138,10 @@ class SessionService:
     def __len__(self) -> int:
         return self._count
 
+    def is_loaded(self, session_id: str) -> bool:
+        """Say whether a session is in memory, or about to be."""
+        return session_id in self._live or session_id in self._loading
+
     def loaded(self) -> list[LiveSession]:
         """Return the sessions in memory: all in which something happens are among them."""
         return list(self._live.values())
@@ -140,6 +156,32 @@ class SessionService:
         if self._forget(live):
             self._count -= 1
             self.on_delete()
+
+    async def delete_row(self, session_id: str) -> LiveSession | None:
+        """Delete a session without reading it: it may be damaged. Raise `NotFound`.
+
+        Returns it where it is in memory; then it may have turns, whose end is the caller's affair.
+        """
+        live = self._live.get(session_id)
+        if live is not None:
+            await self.delete(live)
+            return live
+        key = await self._database.read(sessions.select_key(session_id))
+        if key is None or key in self._deleting:
+            raise _not_found(session_id)
+        self._deleting.add(key)
+        try:
+            await self._database.commit(sessions.delete(key), sync=False)
+        finally:
+            self._deleting.discard(key)
+        if session_id in self._loading:
+            # Somebody reads it, perhaps from before.
+            await asyncio.wait([self._loading[session_id]])
+        live = self._live.get(session_id)
+        if live is None or self._forget(live):
+            self._count -= 1
+            self.on_delete()
+        return live
 
     async def delete_all(self) -> int:
         """Forget all sessions; return how many there were."""
@@ -162,11 +204,14 @@ class SessionService:
         return True
 
     async def _load(self, session_id: str) -> LiveSession:
-        found = await self._database.read(_reading_session(session_id))
+        reading = attempt(f"The session {session_id[:64]}", _reading_session(session_id, self._latitude))
+        found = await self._database.read(reading)
+        if isinstance(found, StoreDamaged):
+            self._database.note_damage(found)
+            raise found
         if found is None:
-            raise NotFound(f"There is no session {session_id[:64]!r}.", code="session_not_found")
-        row, all_messages, next_position, frames = found
-        session = _to_session(row, all_messages, self._latitude)
+            raise _not_found(session_id)
+        row, session, next_position, frames = found
         for frame in frames:
             name, data = sse.decode_event(frame)
             if name == "session.event":
@@ -174,23 +219,40 @@ class SessionService:
         live = LiveSession(row.key, session, dict(row.state.get("choice", {})), EventLog(row.epoch, row.seq))
         live.lacks_key, live.next_position = row.state.get("had_key", False), next_position
         self._keep(live)
+        live.log.rest()
         return live
 
     def _keep(self, live: LiveSession) -> None:
         """Keep a session in memory, and let go of those that nobody has used for long."""
         self._live[live.session.id] = self._kept[live.session.id] = live
         self._recorder.follow(live)
+        session_id = live.session.id
+        live.log.on_rest = lambda: self._rest(session_id)
         while len(self._kept) > MAX_LOADED_SESSIONS:
             oldest = next(iter(self._kept))
             # Whoever still works with it holds on to it, so there are never two of one session.
             del self._kept[oldest]
 
+    def _rest(self, session_id: str) -> None:
+        """Let go of a large session in which nothing happens."""
+        live = self._kept.get(session_id)
+        if live is None or live.session.active_turn_id is not None:
+            return
+        if sum(len(message.text) for message in live.session.messages) > MAX_RESTING_CHARACTERS:
+            del self._kept[session_id]
 
-_Stored = tuple[SessionRow, list[Message], int, list[bytes]]
+
+def _not_found(session_id: str) -> NotFound:
+    return NotFound(f"There is no session {session_id[:64]!r}.", code="session_not_found")
 
 
-def _reading_session(session_id: str) -> Query[_Stored | None]:
-    """Return what reads a session: its row, its messages and the place of the next one, its newest events."""
+_Stored = tuple[SessionRow, Session, int, list[bytes]]
+# None: it was deleted in this very moment.
+_Brief = dict[str, Any] | StoreDamaged | None
+
+
+def _reading_session(session_id: str, latitude: Latitude) -> Query[_Stored | None]:
+    """Return what reads a session: its row, what that makes, the place of its next message, its newest events."""
 
     def read(connection: Connection) -> _Stored | None:
         row = sessions.select(session_id)(connection)
@@ -198,15 +260,41 @@ def _reading_session(session_id: str) -> Query[_Stored | None]:
             return None
         newest = events.select_newest(row.key, MAX_EVENTS_LOOKED_THROUGH)(connection)
         next_position = messages.next_position(row.key)(connection)
-        return row, messages.select(row.key)(connection), next_position, newest
+        session = _to_session(row, messages.select(row.key)(connection), latitude)
+        return row, session, next_position, newest
 
     return read
 
 
-def _reading_page(limit: int, before: int | None) -> Query[list[tuple[SessionRow, list[Message]]]]:
-    def read(connection: Connection) -> list[tuple[SessionRow, list[Message]]]:
-        page = sessions.select_page(limit, before)(connection)
-        return [(row, messages.select_newest(row.key, MAX_BRIEF_MESSAGES)(connection)) for row in page]
+def _reading_page(
+    limit: int, before: int | None, latitude: Latitude
+) -> Query[tuple[list[tuple[str, _Brief]], bool]]:
+    """Return what reads a page: the sessions' ids, each with its brief JSON, and whether there are more."""
+
+    def read(connection: Connection) -> tuple[list[tuple[str, _Brief]], bool]:
+        names = sessions.select_page(limit + 1, before)(connection)
+        page: list[tuple[str, _Brief]] = []
+        size = 0
+        for name in names[:limit]:
+            if size > MAX_PAGE_CHARACTERS:
+                break
+            brief = attempt(f"The session {name}", _reading_brief(name, latitude))(connection)
+            if isinstance(brief, dict):
+                size += sum(len(message["text"]) for message in brief["messages"])
+            page.append((name, brief))
+        return page, len(names) > len(page)
+
+    return read
+
+
+def _reading_brief(session_id: str, latitude: Latitude) -> Query[dict[str, Any] | None]:
+    def read(connection: Connection) -> dict[str, Any] | None:
+        row = sessions.select(session_id)(connection)
+        if row is None:
+            return None
+        newest = messages.select_newest(row.key, MAX_BRIEF_MESSAGES)(connection)
+        session = _to_session(row, newest, latitude)
+        return {**session.to_brief_json(), "message_count": row.state["message_count"]}
 
     return read
 

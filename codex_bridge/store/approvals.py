@@ -56,19 +56,6 @@ def settle(approval_id: str, status: str, decision: str | None, reason: str | No
     return write
 
 
-def cancel_pending(turn_id: str, reason: str, settled_at: int) -> Write:
-    """Settle all pending approvals of a turn as `cancelled`."""
-
-    def write(connection: Connection) -> None:
-        connection.execute(
-            "UPDATE approvals SET status = 'cancelled', reason = ?, settled_at = ?"
-            " WHERE turn_id = ? AND status = 'pending'",
-            (reason, settled_at, turn_id),
-        )
-
-    return write
-
-
 def select(session_key: int, approval_id: str) -> Query[ApprovalRow | None]:
     """Find an approval of a session."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..errors import InvalidJson, StoreFailed
+from ..errors import InvalidJson, StoreDamaged
 from ..protocol import json_codec
 
 
@@ -14,11 +14,11 @@ def encode(value: Any) -> bytes | None:
 
 
 def decode(data: bytes | None) -> Any:
-    """Return the value of a column; raise `StoreFailed` for what `encode` did not write."""
+    """Return the value of a column; raise `StoreDamaged` for what `encode` did not write."""
     if data is None:
         return None
     try:
         return json_codec.decode(data)
     except InvalidJson as problem:
         # The file was damaged in a place where SQLite does not see it.
-        raise StoreFailed(f"A row of the database is damaged. {problem.message}") from None
+        raise StoreDamaged(f"A row of the database is damaged. {problem.message}") from None

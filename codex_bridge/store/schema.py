@@ -86,7 +86,6 @@ CREATE TABLE approvals (
     settled_at INTEGER
 );
 CREATE INDEX approvals_by_session ON approvals (session_key);
-CREATE INDEX approvals_pending ON approvals (turn_id) WHERE status = 'pending';
 
 CREATE TABLE idempotency (
     position INTEGER PRIMARY KEY,

@@ -58,13 +58,13 @@ def select(session_id: str) -> Query[SessionRow | None]:
     return query
 
 
-def select_page(limit: int, before_key: int | None = None) -> Query[list[SessionRow]]:
-    """Find up to `limit` sessions, newest first, made before the one of `before_key`."""
-    sql = f"SELECT {_COLUMNS} FROM sessions WHERE key < ? ORDER BY key DESC LIMIT ?"
+def select_page(limit: int, before_key: int | None = None) -> Query[list[str]]:
+    """Find the ids of up to `limit` sessions, newest first, made before the one of `before_key`."""
+    sql = "SELECT id FROM sessions WHERE key < ? ORDER BY key DESC LIMIT ?"
     values = (_LAST if before_key is None else before_key, limit)
 
-    def query(connection: Connection) -> list[SessionRow]:
-        return [_row(found) for found in connection.execute(sql, values)]
+    def query(connection: Connection) -> list[str]:
+        return [found[0] for found in connection.execute(sql, values)]
 
     return query
 

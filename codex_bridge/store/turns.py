@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..adapters.database import Connection, Query, Write
+from ..errors import StoreDamaged
 from .columns import decode, encode
 from .sessions import WHERE_SESSION
 
@@ -16,7 +17,7 @@ _UNFINISHED = "status IN ('queued', 'running')"
 
 @dataclass(frozen=True, slots=True)
 class TurnRow:
-    """A turn. `request` is what is needed to run it, as long as it has not ended."""
+    """A turn. `request` is what is needed to run it, as long as it has not ended; `damage` says why it is lost."""
 
     id: str
     session_key: int
@@ -26,6 +27,7 @@ class TurnRow:
     started_at: int | None = None
     ended_at: int | None = None
     error: dict[str, Any] | None = None
+    damage: StoreDamaged | None = None
 
 
 def insert(row: TurnRow) -> Write:
@@ -65,7 +67,7 @@ def update(
 
 
 def select_unfinished() -> Query[list[TurnRow]]:
-    """Find the queued and running turns of all sessions, in the order in which they came."""
+    """Find the queued and running turns of all sessions, in the order in which they came; also damaged ones."""
 
     def query(connection: Connection) -> list[TurnRow]:
         found = connection.execute(
@@ -79,6 +81,10 @@ def select_unfinished() -> Query[list[TurnRow]]:
 
 def _row(row: Any) -> TurnRow:
     turn_id, session_key, status, request, created_at, started_at, ended_at, error = row
+    try:
+        wanted, damage = decode(request), None
+    except StoreDamaged as problem:
+        wanted, damage = None, StoreDamaged(f"The turn {turn_id} cannot be run. {problem.message}")
     return TurnRow(
-        turn_id, session_key, status, decode(request), created_at, started_at, ended_at, decode(error)
+        turn_id, session_key, status, wanted, created_at, started_at, ended_at, decode(error), damage
     )

@@ -113,8 +113,7 @@ async def fill(path: str, count: int) -> dict[str, float]:
             for key in keys:
                 entries = scripts[key % SCRIPTS][first : first + CHUNK_EVENTS]
                 database.post(events.insert_chunk(key, "e1", first + 1, entries))
-            database.post(now=True)
-            await asyncio.sleep(0)
+            await database.commit(sync=False)
         await database.commit(sync=False)
         spent += time.perf_counter() - began
     seconds = time.perf_counter() - started

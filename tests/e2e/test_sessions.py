@@ -286,3 +286,18 @@ def test_the_items_of_a_session_are_listed_in_order_by_pages(one: Bridge) -> Non
     assert one.get(f"{path}?turn_id={turns[1]}").json["items"] == [found[1]]
     assert one.get(f"{path}?turn_id=none").json == {"ok": True, "items": [], "next_cursor": None}
     assert one.get(f"{path}?cursor=x").json["field"] == "cursor"
+
+
+def test_a_page_of_long_messages_ends_early(one: Bridge) -> None:
+    ids = [one.create_session() for _ in range(7)]
+    for session_id in ids:
+        one.send(session_id, "say " + "x" * 900_000)
+        one.settled(session_id)
+    first = one.get("/chat/sessions?limit=7").json
+    assert 1 <= len(first["sessions"]) < 7
+    found, cursor = [session["id"] for session in first["sessions"]], first["next_cursor"]
+    while cursor is not None:
+        page = one.get(f"/chat/sessions?limit=7&cursor={cursor}").json
+        found += [session["id"] for session in page["sessions"]]
+        cursor = page["next_cursor"]
+    assert found == ids[::-1]

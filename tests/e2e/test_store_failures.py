@@ -133,6 +133,17 @@ def test_a_queued_message_that_is_refused_does_not_wake_the_turn_before(one: Bri
     assert (session["status"], session["active_turn_id"], session["queued_turn_ids"]) == ("idle", None, [])
 
 
+@pytest.mark.parametrize("name", ["bridge.db", "bridge.db-wal"])
+def test_a_database_that_is_taken_away_is_noticed(one: Bridge, name: str) -> None:
+    session_id, _ = play(one, "say before")
+    (one.directories.state / name).unlink()
+    reply = one.post_message(session_id, "say lost")
+    assert (reply.status, reply.json["code"]) == (503, "store_unavailable")
+    assert f"{name} was removed or replaced" in reply.json["error"]
+    assert not is_well(one)
+    assert one.session(session_id)["messages"][-1]["text"] == "before"
+
+
 @pytest.fixture
 def stopped(one: Bridge) -> Path:
     """The database of a bridge that has stopped."""
@@ -163,3 +174,97 @@ def test_a_database_of_a_newer_bridge_is_refused_and_not_rewritten(
     assert "is of version 999" in str(caught.value)
     assert "exit code 1" in str(caught.value)
     assert stopped.read_bytes() == before
+
+
+def spoil(database: Path, sql: str, *values: object) -> None:
+    """Damage rows as SQLite itself does not notice it."""
+    with closing(sqlite3.connect(database, isolation_level=None)) as connection:
+        assert connection.execute(sql, values).rowcount == 1
+
+
+def test_a_damaged_session_disables_nothing_but_itself_and_can_be_deleted(
+    bridge: BridgeFactory, fake_codex: FakeFactory
+) -> None:
+    codex = fake_codex()
+    one = bridge(CODEX_BIN=codex)
+    whole, damaged, last = (play(one, f"say {word}")[0] for word in ("a", "b", "c"))
+    one.stop()
+    database = one.directories.state / "bridge.db"
+    spoil(database, "UPDATE sessions SET state = x'7b22' WHERE id = ?", damaged)
+
+    again = bridge(CODEX_BIN=codex)
+    assert is_well(again)
+    page = again.get("/chat/sessions").json
+    assert [session["id"] for session in page["sessions"]] == [last, whole]
+    store = again.get("/health").json["store"]
+    assert store["state"] == "failing"
+    assert damaged in store["problem"]
+    for path in (f"/chat/sessions/{damaged}", f"/chat/sessions/{damaged}/items"):
+        refused = again.get(path)
+        assert (refused.status, refused.json["code"]) == (500, "store_damaged")
+        assert "retry-after" not in refused.headers
+    stream = again.ready_stream(whole)
+    again.send(whole, "say more")
+    stream.until("session.completed")
+    assert again.delete(f"/chat/sessions/{damaged}").status == 200
+    assert again.get("/chat/sessions").json["total"] == 2
+    assert again.get(f"/chat/sessions/{damaged}").status == 404
+    assert again.delete(f"/chat/sessions/{damaged}").status == 404
+
+
+def test_what_is_old_goes_though_a_session_is_damaged(bridge: BridgeFactory, fake_codex: FakeFactory) -> None:
+    codex = fake_codex()
+    one = bridge(CODEX_BIN=codex)
+    damaged, second, third, last = (play(one, f"say {word}")[0] for word in "abcd")
+    one.stop()
+    state = one.directories.state
+    spoil(state / "bridge.db", "UPDATE sessions SET state = x'7b22' WHERE id = ?", damaged)
+    again = bridge(CODEX_BIN=codex, CODEX_BRIDGE_KEEP_SESSIONS="1")
+    # A deletion begins a round, in which the oldest is met first.
+    assert again.delete(f"/chat/sessions/{second}").status == 200
+    wait_until(lambda: stored.rows(state, "SELECT id FROM sessions") == [(last,)], "the end of what is old")
+    wait_until(lambda: not stored.rows(state, "SELECT * FROM garbage"), "the end of what belonged to it")
+    assert again.get(f"/chat/sessions/{third}").status == 404
+    assert len(stored.rows(state, "SELECT id FROM messages")) == 2
+    assert again.get("/chat/sessions").json["total"] == 1
+
+
+def test_what_cannot_be_settled_stops_the_start_with_a_sentence(bridge: BridgeFactory, stopped: Path) -> None:
+    with closing(sqlite3.connect(stopped)) as database:
+        database.execute("DROP TABLE turns")
+    for _ in range(2):
+        with pytest.raises(AssertionError, match="did not start") as caught:
+            bridge()
+        assert f"codex-bridge: What the bridge before has left in {stopped} cannot be settled" in str(
+            caught.value
+        )
+        assert "Traceback" not in str(caught.value)
+        # Nobody has looked whether anything is missing, so the next start must.
+        assert stored.rows(stopped.parent, "SELECT value FROM meta WHERE name = 'stopped_clean'") == [("no",)]
+
+
+def test_a_start_settles_what_it_can_read(bridge: BridgeFactory, fake_codex: FakeFactory) -> None:
+    codex = fake_codex()
+    one = bridge(CODEX_BIN=codex, CODEX_MAX_CONCURRENT_TURNS="1")
+    running, stream = open_session(one)
+    one.send(running, "stay")
+    stream.until("item.agent_message.delta")
+    unreadable, lost, whole = (open_session(one)[0] for _ in range(3))
+    for session_id, word in ((unreadable, "a"), (lost, "b"), (whole, "c")):
+        one.send(session_id, f"say {word}")
+    one.kill()
+    database = one.directories.state / "bridge.db"
+    turn_of = "WHERE session_key = (SELECT key FROM sessions WHERE id = ?)"
+    spoil(database, "UPDATE sessions SET state = x'7b22' WHERE id = ?", unreadable)
+    spoil(database, f"UPDATE turns SET request = x'7b22' {turn_of}", lost)
+    spoil(database, f"UPDATE turns SET request = x'7b22' {turn_of}", running)
+    again = bridge(CODEX_BIN=codex, CODEX_MAX_CONCURRENT_TURNS="1")
+    wait_until(lambda: again.session(whole)["status"] == "idle", "the turn that can be run")
+    assert [message["text"] for message in again.session(whole)["messages"]] == ["say c", "c"]
+    assert (again.session(lost)["status"], again.session(lost)["last_error_code"]) == (
+        "error",
+        "store_damaged",
+    )
+    assert again.session(running)["last_error_code"] == "bridge_restarted"
+    assert again.get(f"/chat/sessions/{unreadable}").json["code"] == "store_damaged"
+    assert not is_well(again)

@@ -39,7 +39,7 @@ async def write_for_ever(directory: Path) -> None:
         done = await database.read(texts())
         for number in itertools.count(len(done)):
             if number % 3:
-                database.post(add(str(number)), now=number % 3 == 1)
+                database.post(add(str(number)))
             else:
                 await database.commit(add(str(number)), sync=number % 2 == 0)
                 print(number, flush=True)
@@ -67,7 +67,6 @@ async def fill_the_disk(directory: Path) -> None:
         kept = ["kept " + os.urandom(50_000).hex(), "kept, too"]
         for text in kept:
             database.post(add(text))
-        database.post(add("dropped"), droppable=True)
         for _ in range(5):
             assert database.describe()["state"] == "failing"
             assert "full" in database.describe()["problem"]

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -262,9 +262,11 @@ def test_a_runtime_that_does_not_wait_any_longer(tmp_path: Path, reason: Withdra
     @on_loop
     async def main() -> None:
         async with house(tmp_path) as one:
-            task = await one.ask()
+            request = replace(COMMAND)
+            task = await one.ask(request)
             (request_id,) = one.pending
-            task.cancel(reason)
+            request.withdrawn = reason
+            task.cancel()
             await asyncio.wait([task])
             assert task.cancelled()
             late = await refused(one.service, one.live, request_id, "accept", None)
@@ -304,7 +306,7 @@ def test_an_answer_and_a_withdrawal_at_once_settle_it_once(tmp_path: Path) -> No
             task = await one.ask()
             answering = asyncio.create_task(one.service.answer(one.live, None, "accept", None))
             await asyncio.sleep(0)
-            task.cancel(Withdrawn.BY_CODEX)
+            task.cancel()
             await asyncio.wait([task, answering])
             assert len(await one.told("approval.responded")) == 1
             assert answering.result().settled_reason == "host"

@@ -44,8 +44,8 @@ class Person:
         self.was_asked.set()
         try:
             return await answer
-        except asyncio.CancelledError as cancelled:
-            self.withdrawn.append(cancelled.args[0])
+        except asyncio.CancelledError:
+            self.withdrawn.append(request.withdrawn)
             raise
 
     async def hear(self, count: int) -> None:

@@ -50,7 +50,7 @@ class TestWriting:
                     )
                     await asyncio.sleep(0)
                 else:
-                    database.post(add(str(number)), now=number % 3 == 1)
+                    database.post(add(str(number)))
             await asyncio.gather(*waiters)
             await database.commit()
             assert await database.read(texts()) == [str(number) for number in range(100)]
@@ -69,7 +69,7 @@ class TestWriting:
     async def test_what_is_posted_is_stored_though_nobody_waits(self, tmp_path: Path) -> None:
         async with opened(tmp_path, LOG) as database:
             database.post(add("a"), add("b"))
-            database.post(add("c"), droppable=True)
+            database.post(add("c"))
             await until_stored(database, ["a", "b", "c"])
 
     @on_loop
@@ -91,7 +91,7 @@ class TestWriting:
             assert len(await database.read(texts())) == 51
 
     @on_loop
-    async def test_posts_are_gathered_and_now_gathers_nothing(
+    async def test_posts_are_gathered_until_a_commit_comes(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(database_module, "STORE_GATHER_S", 3600.0)
@@ -100,7 +100,7 @@ class TestWriting:
             await turns_of_the_loop()
             database.post(add("b"))
             assert await database.read(texts()) == []
-            database.post(add("c"), now=True)
+            await database.commit(add("c"))
             await until_stored(database, ["a", "b", "c"])
 
     @on_loop
@@ -187,7 +187,6 @@ class TestWriting:
         async with opened(tmp_path, LOG) as database:
             with locked(tmp_path):
                 database.post(add("kept"))
-                database.post(add("dropped at once"), droppable=True)
                 with pytest.raises(StoreFailed, match="database is locked"):
                     await database.commit(add("refused"))
                 assert database.describe()["state"] == "failing"
@@ -195,7 +194,6 @@ class TestWriting:
                 with pytest.raises(StoreFailed, match="database is locked"):
                     await database.commit(add("refused at once"))
                 database.post(add("kept, too"))
-                database.post(add("dropped"), droppable=True)
                 assert await database.read(texts()) == []
                 assert database.is_well
             await until(lambda: database.describe()["state"] == "ok")
@@ -349,7 +347,7 @@ class TestOpening:
         async with opened(tmp_path, LOG) as database:
             await database.commit(add("a"))
             database.post(add("b"))
-            database.post(add("c"), droppable=True)
+            database.post(add("c"))
         assert list(files(tmp_path)) == ["bridge.db"]
         async with opened(tmp_path, LOG) as database:
             assert await database.read(texts()) == ["a", "b", "c"]

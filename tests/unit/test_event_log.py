@@ -463,3 +463,20 @@ async def test_a_log_goes_on_where_the_store_has_it() -> None:
     assert log.take_unstored() is None
     log.append("n", {})
     assert [seq for seq, _, _ in decode(log.replay(7, ALL)[0])] == [8]
+
+
+def test_a_log_at_rest_keeps_nothing_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "LOG_REST_S", 0)
+
+    @on_loop
+    async def main() -> None:
+        log = EventLog()
+        rested = asyncio.Event()
+        log.on_rest = rested.set
+        log.append("n", {"text": "x" * 100_000})
+        log.rest()
+        await rested.wait()
+        assert log.replay(0, ALL) is None
+        assert log.replay(1, ALL) == (b"", 1)
+
+    main()

@@ -5,9 +5,11 @@ import asyncio
 import pytest
 
 from codex_bridge.errors import Unavailable
+from codex_bridge.limits import EXACT_PLACES, MAX_TOLD_AT_ONCE, ROUGH_PLACES
 from codex_bridge.services import executor as executor_module
 from codex_bridge.services.executor import Job, TurnExecutor
 from tests.unit.loop import on_loop
+from tests.unit.store import until
 
 
 class Work:
@@ -120,6 +122,7 @@ async def test_a_waiting_job_can_be_withdrawn_and_those_behind_move_up() -> None
     assert executor.withdraw(works[1].job) is True
     assert executor.withdraw(works[1].job) is False
     assert executor.withdraw(works[0].job) is False
+    await until(lambda: works[3].positions == [3, 2])
     assert [work.positions for work in works] == [[0], [1], [2, 1], [3, 2]]
 
     for work in works:
@@ -127,6 +130,56 @@ async def test_a_waiting_job_can_be_withdrawn_and_those_behind_move_up() -> None
     await works[3].ended.wait()
     await executor.join(10)
     assert not works[1].started.is_set()
+
+
+@on_loop
+async def test_thousands_that_wait_cost_no_event_each_for_each_step() -> None:
+    executor = TurnExecutor(1, 10_000)
+    works = submit(executor, *(str(number) for number in range(3001)))
+    await works[0].started.wait()
+    waiting = works[1:]
+
+    def told() -> int:
+        return sum(len(work.positions) for work in works)
+
+    for work in waiting[:10]:
+        executor.withdraw(work.job)
+        asked = told()
+        await until(lambda: executor._telling is None)
+        assert told() - asked <= EXACT_PLACES + 1
+    near, far = waiting[10 : 10 + EXACT_PLACES], waiting[10 + EXACT_PLACES :]
+    assert [work.positions[-1] for work in near] == list(range(1, EXACT_PLACES + 1))
+    assert all(len(work.positions) == 1 for work in far[10:])
+
+    # What changes in one moment is told once, and never too much at a time.
+    before = told()
+    for work in waiting[10:1000]:
+        executor.withdraw(work.job)
+    assert told() == before
+    largest = 0
+    while executor._telling is not None:
+        asked = told()
+        await asyncio.sleep(0)
+        largest = max(largest, told() - asked)
+    assert 0 < largest <= MAX_TOLD_AT_ONCE
+    assert [work.positions[-1] for work in waiting[1000:]] == list(range(1, 2001))
+    executor.refuse()
+    await finish(executor, works[0])
+
+
+@on_loop
+async def test_a_place_far_behind_is_never_far_off() -> None:
+    executor = TurnExecutor(1, 1000)
+    works = submit(executor, *(str(number) for number in range(301)))
+    await works[0].started.wait()
+    last = works[300]
+    for number in range(1, 290):
+        executor.withdraw(works[number].job)
+        await until(lambda: executor._telling is None)
+        assert 0 <= last.positions[-1] - (300 - number) < ROUGH_PLACES
+    assert last.positions[-1] == 11
+    executor.refuse()
+    await finish(executor, works[0])
 
 
 @on_loop
@@ -255,7 +308,7 @@ def test_only_so_many_slots_are_lent(monkeypatch: pytest.MonkeyPatch) -> None:
         with executor.resting(first.job):
             await second.started.wait()
             with executor.resting(second.job):
-                assert third.positions == [2, 1]
+                await until(lambda: third.positions == [2, 1])
         await finish(executor, first, second)
         await third.started.wait()
         await finish(executor, third)

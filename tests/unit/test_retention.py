@@ -8,7 +8,7 @@ import pytest
 
 from codex_bridge.adapters import database as database_module
 from codex_bridge.adapters.database import Connection, Database
-from codex_bridge.errors import BridgeError, Conflict, NotFound, Unavailable
+from codex_bridge.errors import BridgeError, Conflict, NotFound, StoreDamaged, Unavailable
 from codex_bridge.limits import IDEMPOTENCY_KEEP_S, MIN_KEPT_EVENTS
 from codex_bridge.model import Message, Role, now_ms
 from codex_bridge.services import retention as retention_module
@@ -61,7 +61,7 @@ async def with_sessions(database: Database, count: int, days: int = 0) -> None:
 
 
 async def left(database: Database) -> list[int]:
-    return [row.key for row in await database.read(sessions.select_page(1000))][::-1]
+    return [int(name[2:]) for name in await database.read(sessions.select_page(1000))][::-1]
 
 
 def rows(table: str) -> Any:
@@ -123,6 +123,37 @@ class TestSessions:
             host.in_use = {1, 2, 3, 4}
             await host.retention(Keep(1000, 1, 1000, 1000)).run_once()
             assert await left(database) == [1, 2, 3, 4]
+
+
+class TestDamages:
+    @on_loop
+    async def test_a_session_that_cannot_be_deleted_keeps_nothing_else(self, tmp_path: Path) -> None:
+        async with opened(tmp_path) as database:
+            await with_sessions(database, 4)
+            await database.commit(sessions.delete(4))
+            host = Host(database)
+            host.troubles.append(StoreDamaged("It lies where the database is damaged."))
+            await host.retention(Keep(1, 1000, 1000, 1000)).run_once()
+            assert host.deleted == ["s_2", "s_3"]
+            assert await database.read(rows("garbage")) == 0
+
+    @on_loop
+    async def test_a_step_that_meets_a_damage_keeps_no_other(self, tmp_path: Path) -> None:
+        old = now_ms() - int(IDEMPOTENCY_KEEP_S * 1000) - 1000
+        async with opened(tmp_path) as database:
+            await with_sessions(database, 3)
+            await database.commit(sessions.delete(1))
+            await database.commit(idempotency.insert(IdempotencyRow("a", "k", b"", 200, b"", old)))
+            # An id that is no text is met by the look for the sessions used least.
+            damage = "UPDATE sessions SET id = CAST(x'ff' AS TEXT) WHERE key = 2"
+            await database.commit(lambda connection: void(connection.execute(damage)))
+            await Host(database).retention(Keep(1, 1000, 1000, 1000)).run_once()
+            assert await database.read(rows("garbage")) == await database.read(rows("idempotency")) == 0
+            assert database.describe_state()["state"] == "failing"
+
+
+def void(_: object) -> None:
+    """Make nothing of a result."""
 
 
 class TestEvents:

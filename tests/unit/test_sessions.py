@@ -2,12 +2,15 @@
 
 import asyncio
 import gc
+import weakref
 from pathlib import Path
 
 import pytest
 
-from codex_bridge.errors import InvalidField, NotFound
+from codex_bridge.adapters.database import Connection
+from codex_bridge.errors import InvalidField, NotFound, StoreDamaged
 from codex_bridge.model import Message, Role, Session, SessionStatus, new_id
+from codex_bridge.services import events as events_module
 from codex_bridge.services import sessions as sessions_module
 from codex_bridge.services.sessions import SessionService
 from codex_bridge.services.transcript import Transcript
@@ -128,6 +131,32 @@ def test_a_session_leaves_the_memory_and_comes_back_the_same(
     main()
 
 
+def test_a_large_session_leaves_the_memory_when_it_rests(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sessions_module, "MAX_RESTING_CHARACTERS", 2)
+    monkeypatch.setattr(events_module, "LOG_REST_S", 0)
+
+    @on_loop
+    async def main() -> None:
+        async with stored(tmp_path) as one:
+            session_id = await fill(one)
+            live = await one.sessions.get(session_id)
+            before = live.session.to_json()
+            rested = asyncio.Event()
+            on_rest = live.log.on_rest
+            live.log.on_rest = lambda: (on_rest(), rested.set())[1]
+            live.log.rest()
+            await rested.wait()
+            gone = weakref.ref(live)
+            del live
+            gc.collect()
+            assert gone() is None
+            assert (await one.sessions.get(session_id)).session.to_json() == before
+
+    main()
+
+
 @on_loop
 async def test_all_is_there_after_a_restart(tmp_path: Path) -> None:
     async with stored(tmp_path) as one:
@@ -182,3 +211,70 @@ def test_ids_cannot_be_guessed_and_fit_a_path_segment() -> None:
         assert len(name) == 24
         assert name.startswith("s_")
         assert name.replace("-", "").replace("_", "").isalnum()
+
+
+async def spoil(one: Stored, sql: str, *values: object) -> None:
+    """Damage rows."""
+
+    def write(connection: Connection) -> None:
+        connection.execute(sql, values)
+
+    await one.database.commit(write)
+
+
+DAMAGES = {
+    "no JSON": "UPDATE sessions SET state = x'7b22' WHERE id = ?",
+    "another word": "UPDATE sessions SET state = CAST(replace(state, '\"idle\"', '\"idlf\"') AS BLOB) WHERE id = ?",
+    "a name is gone": "UPDATE sessions SET state = CAST(replace(state, 'workspace_root', 'x') AS BLOB) WHERE id = ?",
+    "no text": "UPDATE messages SET text = CAST(x'ff' AS TEXT) WHERE session_key = (SELECT key FROM sessions WHERE id = ?)",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+@on_loop
+async def test_a_damaged_session_is_left_out_told_and_deleted(tmp_path: Path, damage: str) -> None:
+    async with stored(tmp_path) as one:
+        session_id = await fill(one)
+        names = [live.session.id for live in await one.create(2)]
+    async with stored(tmp_path) as one:
+        await spoil(one, damage, session_id)
+        assert [name for page in await pages(one.sessions, 1) for name in page] == names[::-1]
+        told = one.database.describe_state()
+        assert told["state"] == "failing"
+        assert session_id in told["problem"]
+        for _ in range(2):
+            with pytest.raises(StoreDamaged) as caught:
+                await one.sessions.get(session_id)
+            assert caught.value.message == told["problem"]
+        assert (await one.sessions.get(names[0])).session.id == names[0]
+        deleted: list[None] = []
+        one.sessions.on_delete = lambda: deleted.append(None)
+        assert await one.sessions.delete_row(session_id) is None
+        assert len(one.sessions) == 2
+        assert deleted == [None]
+        for attempt in (one.sessions.delete_row, one.sessions.get):
+            with pytest.raises(NotFound):
+                await attempt(session_id)
+    async with stored(tmp_path) as one:
+        assert len(one.sessions) == 2
+
+
+@on_loop
+async def test_a_session_is_deleted_without_being_read(tmp_path: Path) -> None:
+    async with stored(tmp_path) as one:
+        names = [live.session.id for live in await one.create(3)]
+    async with stored(tmp_path) as one:
+        assert not one.sessions.is_loaded(names[0])
+        gone = await asyncio.gather(
+            *(one.sessions.delete_row(names[0]) for _ in range(3)), return_exceptions=True
+        )
+        assert [type(each) for each in gone] == [type(None), NotFound, NotFound]
+        assert (len(one.sessions), one.sessions.loaded()) == (2, [])
+        # One in memory is given to the caller, also when it was read in this very moment.
+        live = await one.sessions.get(names[1])
+        assert one.sessions.is_loaded(names[1])
+        assert await one.sessions.delete_row(names[1]) is live
+        read, deleted = await asyncio.gather(one.sessions.get(names[2]), one.sessions.delete_row(names[2]))
+        assert deleted is read
+        assert live.is_deleted and read.is_deleted
+        assert len(one.sessions) == 0

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from codex_bridge.adapters.database import Connection, Cursor, Database
-from codex_bridge.errors import StoreFailed
+from codex_bridge.adapters.database import Connection, Cursor, Database, Write
+from codex_bridge.errors import StoreDamaged, StoreFailed
 from codex_bridge.model import Message, Role
 from codex_bridge.store import (
     approvals,
@@ -72,14 +72,13 @@ class TestSessions:
         async with opened(tmp_path) as database:
             await with_sessions(database, *range(1, 8))
             for limit in (1, 2, 3, 7, 100):
-                found: list[int] = []
+                found: list[str] = []
                 before: int | None = None
                 while page := await database.read(sessions.select_page(limit, before)):
                     assert len(page) <= limit
-                    found += [row.key for row in page]
-                    before = found[-1]
-                assert found == [7, 6, 5, 4, 3, 2, 1]
-            assert (await database.read(sessions.select_page(1)))[0] == session(7)
+                    found += page
+                    before = await database.read(sessions.select_key(found[-1]))
+                assert found == [f"s_{key}" for key in range(7, 0, -1)]
 
     @on_loop
     async def test_a_key_is_never_used_again(self, tmp_path: Path) -> None:
@@ -101,7 +100,7 @@ class TestSessions:
             await database.commit(sessions.delete(2))
             assert await database.read(sessions.select("s_2")) is None
             assert await database.read(sessions.count()) == 2
-            assert [row.key for row in await database.read(sessions.select_page(9))] == [3, 1]
+            assert await database.read(sessions.select_page(9)) == ["s_3", "s_1"]
             await database.commit(sessions.delete_all())
             assert await database.read(sessions.count()) == 0
 
@@ -370,24 +369,16 @@ class TestApprovals:
             assert await database.read(approvals.select_pending(1)) == []
             # The first answer counts.
             await database.commit(approvals.settle("a_1", "declined", "decline", None, 10))
-            await database.commit(approvals.cancel_pending("t_1", "late", 11))
             assert await database.read(approvals.select(1, "a_1")) == settled
 
     @on_loop
-    async def test_the_end_of_a_turn_cancels_its_pending_ones(self, tmp_path: Path) -> None:
+    async def test_pending_ones_are_found_in_their_order(self, tmp_path: Path) -> None:
         async with opened(tmp_path) as database:
             await with_sessions(database, 1)
             for name, turn_id in (("z", "t_1"), ("b", "t_1"), ("c", "t_2")):
                 row = ApprovalRow(name, 1, turn_id, "pending", {}, None, None, 5)
                 await database.commit(approvals.insert(row), sync=False)
             assert [row.id for row in await database.read(approvals.select_pending(1))] == ["z", "b", "c"]
-            await database.commit(approvals.cancel_pending("t_1", "the bridge was stopped", 8))
-            assert [row.id for row in await database.read(approvals.select_pending(1))] == ["c"]
-            found = await database.read(approvals.select(1, "z"))
-            assert found is not None
-            assert (found.status, found.decision, found.reason, found.settled_at) == (
-                "cancelled", None, "the bridge was stopped", 8,
-            )  # fmt: skip
 
 
 class TestIdempotency:
@@ -449,16 +440,54 @@ async def test_of_a_deleted_session_nothing_is_stored_any_more(tmp_path: Path) -
 
 
 @on_loop
-async def test_a_damaged_row_is_a_failure_of_the_store(tmp_path: Path) -> None:
-    def damage(connection: Connection) -> None:
-        connection.execute("UPDATE sessions SET state = x'7b22' WHERE key = 1")
-
+async def test_a_damaged_row_is_told_as_such_and_harms_no_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     async with opened(tmp_path) as database:
         await with_sessions(database, 1, 2)
-        await database.commit(damage)
-        with pytest.raises(StoreFailed, match="damaged"):
-            await database.read(sessions.select("s_1"))
+        assert database.describe_state()["state"] == "ok"
+        await database.commit(change("UPDATE sessions SET state = x'7b22' WHERE key = 1"))
+        for _ in range(3):
+            with pytest.raises(StoreDamaged, match="damaged") as caught:
+                await database.read(sessions.select("s_1"))
+        assert (caught.value.status, caught.value.headers) == (500, ())
         assert await database.read(sessions.select("s_2")) == session(2)
+        assert database.describe_state() == {"state": "failing", "problem": caught.value.message}
+    assert capsys.readouterr().err.count("damaged in a place") == 1
+
+
+@on_loop
+async def test_a_text_that_is_none_is_a_damage_and_not_quoted(tmp_path: Path) -> None:
+    async with opened(tmp_path) as database:
+        await with_sessions(database, 1)
+        await database.commit(messages.insert(1, 0, Message("m", Role.USER, "a", "t", 1)))
+        await database.commit(change("UPDATE messages SET text = CAST(x'736563726574ff' AS TEXT)"))
+        with pytest.raises(StoreDamaged) as caught:
+            await database.read(messages.select(1))
+        assert "secret" not in caught.value.message
+
+
+@on_loop
+async def test_a_turn_whose_request_is_damaged_is_found_without_it(tmp_path: Path) -> None:
+    async with opened(tmp_path) as database:
+        await with_sessions(database, 1)
+        rows = [TurnRow(name, 1, "queued", {"text": name}, 1) for name in ("t_1", "t_2")]
+        await database.commit(*map(turns.insert, rows))
+        await database.commit(change("UPDATE turns SET request = x'7b22' WHERE id = 't_1'"))
+        damaged, whole = await database.read(turns.select_unfinished())
+        assert whole == rows[1]
+        assert (damaged.id, damaged.request) == ("t_1", None)
+        assert damaged.damage is not None
+        assert "t_1" in damaged.damage.message
+
+
+def change(sql: str) -> Write:
+    """Return a write that runs a statement."""
+
+    def write(connection: Connection) -> None:
+        connection.execute(sql)
+
+    return write
 
 
 class Noting:
@@ -508,7 +537,6 @@ HOT = {
     "approvals.settle": approvals.settle("a_1", "accepted", None, None, 1),
     "approvals.select": approvals.select(1, "a_1"),
     "approvals.select_pending": approvals.select_pending(1),
-    "approvals.cancel_pending": approvals.cancel_pending("t_1", "", 1),
     "idempotency.insert": idempotency.insert(IdempotencyRow("a", "k", b"", 200, b"", 1)),
     "idempotency.select": idempotency.select("a", "k"),
     "meta.get": meta.get("a"),
