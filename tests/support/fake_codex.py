@@ -12,6 +12,7 @@ first word of the message that starts it; the rest of the message is its argumen
     lazy                begins a moment after `turn/start`, refuses interrupts until then, and waits for one
     vanish TEXT         the first process ends at once, before it begins; a later one says TEXT
     deaf                one delta, then nothing, and an interrupt is never answered
+    quit                one delta, then it is interrupted without anybody's asking
     hang                `turn/start` is never answered
     die TEXT            one delta, TEXT on stderr, and the process ends with code 7
     listen              one delta, then nothing until a text steers it; that is put into the conversation, and said
@@ -510,6 +511,12 @@ class Turn:
         self.begin()
         self.delta("deaf")
 
+    def quit(self, _: str) -> None:
+        """Interrupt itself."""
+        self.begin()
+        self.delta("quitting")
+        self.end("interrupted")
+
     def die(self, words: str) -> None:
         """End the whole process in mid-turn."""
         self.begin()
@@ -571,6 +578,7 @@ class Turn:
         "lazy": lazy,
         "vanish": say,
         "deaf": deaf,
+        "quit": quit,
         "die": die,
         "ask": ask,
         "asks": asks,
