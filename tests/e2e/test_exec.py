@@ -111,13 +111,15 @@ def test_an_end_without_an_outcome(
 
 
 def test_a_start_that_fails_reads_no_prompt(bridge: BridgeFactory, fake_codex: FakeFactory) -> None:
-    one = bridge(CODEX_BIN=fake_codex(fail_starts=1), CODEX_RUNTIME_KIND="exec")
+    one = bridge(CODEX_BIN=fake_codex(fail_execs=1), CODEX_RUNTIME_KIND="exec")
     session_id, stream = play(one, "say " + "x" * 900_000)
     code, sentence = failure(stream)
     assert code == "codex_unavailable"
     assert "refuses to start" in sentence
+    assert one.get("/runtime/info").json["codex_process"]["quick_exits"] == 1
     one.send(session_id, "say at last")
     stream.until("session.completed")
+    assert one.get("/runtime/info").json["codex_process"]["quick_exits"] == 0
 
 
 def test_a_program_that_cannot_be_run(bridge: BridgeFactory, tmp_path: Path) -> None:

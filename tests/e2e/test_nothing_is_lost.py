@@ -21,7 +21,7 @@ from tests.support.sse import LAST_EVENT, Event
 from tests.support.upstream import Part, Request, Step, Stream, Upstream, run, say
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.codex
+pytestmark = [pytest.mark.codex, pytest.mark.smoke]
 
 SESSIONS = 4
 SLOTS = 2

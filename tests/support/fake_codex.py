@@ -12,6 +12,7 @@ first word of the message that starts it; the rest of the message is its argumen
     lazy                begins a moment after `turn/start`, refuses interrupts until then, and waits for one
     vanish TEXT         the first process ends at once, before it begins; a later one says TEXT
     deaf                one delta, then nothing, and an interrupt is never answered
+    quit                one delta, then it is interrupted without anybody's asking
     hang                `turn/start` is never answered
     die TEXT            one delta, TEXT on stderr, and the process ends with code 7
     listen              one delta, then nothing until a text steers it; that is put into the conversation, and said
@@ -33,7 +34,7 @@ With `codex exec` the prompt says it, and these beside `say`, `big`, `die` and `
     silent              begins, and exits with code 0 without another word
     elsewhere TEXT      says TEXT in another thread than it was asked to resume
 
-Options (about the process): `fail_starts` (so many starts end at once with code 3), `ignore_term`
+Options (about the process): `fail_starts` (so many starts end at once with code 3), `fail_execs` (so many of an exec), `ignore_term`
 (SIGTERM and the end of stdin are ignored), `grandchild` (a child of its own keeps stdout open), `silent`
 (`initialize` is never answered), `sandbox` (`open`: commands may write anywhere; `broken`: none starts; `hangs`: none ends), `version` (which one it says it is), `mute` (methods that
 are never answered), `held` (a method whose first call is answered when the test calls `release`), `account` (true: signed in), `login` (what a
@@ -510,6 +511,12 @@ class Turn:
         self.begin()
         self.delta("deaf")
 
+    def quit(self, _: str) -> None:
+        """Interrupt itself."""
+        self.begin()
+        self.delta("quitting")
+        self.end("interrupted")
+
     def die(self, words: str) -> None:
         """End the whole process in mid-turn."""
         self.begin()
@@ -571,6 +578,7 @@ class Turn:
         "lazy": lazy,
         "vanish": say,
         "deaf": deaf,
+        "quit": quit,
         "die": die,
         "ask": ask,
         "asks": asks,
@@ -591,7 +599,10 @@ class Exec:
     def serve(self) -> int:
         """Play one turn; return the exit code."""
         entry = {"pid": os.getpid(), "arguments": self.arguments, "environment": dict(os.environ)}
-        if len(self.server.starts()) < self.server.options.get("fail_starts", 0):
+        starts = self.server.starts()
+        execs = sum(start["arguments"][0] == "exec" for start in starts)
+        options = self.server.options
+        if len(starts) < options.get("fail_starts", 0) or execs < options.get("fail_execs", 0):
             self.server.note("starts.jsonl", entry)
             print("the fake Codex refuses to start", file=sys.stderr, flush=True)
             return 3

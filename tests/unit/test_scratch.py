@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -48,12 +48,26 @@ def other_bridge(parent: Path, how: str = "stay") -> Iterator[Path]:
             process.kill()
 
 
-def left_behind(path: Path) -> subprocess.Popen[bytes]:
-    """Start a process that bears the mark of the bridge with this scratch directory."""
-    mark = mark_of(str(path))
-    assert mark is not None
-    marker = marks.marker(marks.child_mark(mark))
-    return subprocess.Popen(["sleep", "600"], preexec_fn=marker, start_new_session=True)
+Leave = Callable[[Path], "subprocess.Popen[bytes]"]
+
+
+@pytest.fixture
+def leave() -> Iterator[Leave]:
+    """A factory of processes that bear the mark of the bridge with a scratch directory."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(path: Path) -> subprocess.Popen[bytes]:
+        mark = mark_of(str(path))
+        assert mark is not None
+        marker = marks.marker(marks.child_mark(mark))
+        process = subprocess.Popen(["sleep", "600"], preexec_fn=marker, start_new_session=True)
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
 
 
 def assert_gone(process: subprocess.Popen[bytes]) -> None:
@@ -94,20 +108,20 @@ def test_a_parent_that_cannot_be_written() -> None:
         create_scratch("/proc/nowhere")
 
 
-def test_what_a_killed_bridge_left_is_cleared_away(tmp_path: Path) -> None:
+def test_what_a_killed_bridge_left_is_cleared_away(tmp_path: Path, leave: Leave) -> None:
     with other_bridge(tmp_path) as path:
         pass
     assert path.is_dir()
-    process = left_behind(path)
+    process = leave(path)
     clear_after_bridges(str(tmp_path))
     assert_gone(process)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("how", ["stay", "keep"])
-def test_what_a_living_bridge_has_is_left_alone(tmp_path: Path, how: str) -> None:
+def test_what_a_living_bridge_has_is_left_alone(tmp_path: Path, leave: Leave, how: str) -> None:
     with other_bridge(tmp_path, how) as path:
-        process = left_behind(path)
+        process = leave(path)
         clear_after_bridges(str(tmp_path))
         clear_after_bridge(str(path))
         assert path.is_dir()
@@ -127,11 +141,11 @@ def test_one_that_was_made_anew_by_others_is_held_as_well(tmp_path: Path) -> Non
     remove_scratch(path)
 
 
-def test_processes_are_ended_also_when_the_directory_is_gone(tmp_path: Path) -> None:
+def test_processes_are_ended_also_when_the_directory_is_gone(tmp_path: Path, leave: Leave) -> None:
     with other_bridge(tmp_path) as path:
         pass
     shutil.rmtree(path)
-    process = left_behind(path)
+    process = leave(path)
     clear_after_bridge(str(path))
     assert_gone(process)
 

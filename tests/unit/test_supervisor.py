@@ -321,6 +321,8 @@ def test_a_new_program_that_does_not_start_leaves_the_old_one_in_place(
             one.fake.upgrade(version="0.170.1")
             assert (await one.play("say on")).status is TurnStatus.COMPLETED
             assert (one.info()["version"], one.info()["problem"]) == ("0.170.1", None)
+            await until(lambda: len(one.info()["children"]) == 1)
+            assert not processes.is_alive(old)
 
     check()
 
@@ -332,6 +334,7 @@ def test_a_program_that_is_not_there_for_a_while_changes_nothing(tmp_path: Path)
             await one.play("say before")
             one.fake.path.rename(one.fake.directory / "away")
             assert (await one.play("say on")).status is TurnStatus.COMPLETED
+            assert one.info()["problem"] is None
             (one.fake.directory / "away").rename(one.fake.path)
             assert (await one.play("say on")).status is TurnStatus.COMPLETED
             assert len(one.fake.starts()) == 1
@@ -435,6 +438,34 @@ def test_a_wedged_one_is_ended_and_only_its_own_turns_fail(tmp_path: Path, wedge
             await one.runtime.interrupt("elsewhere")
             assert (await elsewhere).status is TurnStatus.INTERRUPTED
             assert one.info()["quick_exits"] == 0
+
+    check()
+
+
+def test_one_that_was_ended_on_purpose_is_no_quick_exit(tmp_path: Path) -> None:
+    @on_loop
+    async def check() -> None:
+        async with scene(tmp_path) as one:
+            wedged = asyncio.create_task(one.play("hang", turn="t"))
+            await until(lambda: one.fake.received("turn/start"))
+            await one.runtime.interrupt("t")
+            assert (await wedged).status is TurnStatus.INTERRUPTED
+            assert (one.info()["state"], one.info()["quick_exits"]) == ("stopped", 0)
+            assert "signal 9" in one.info()["last_exit"]["reason"]
+
+    check()
+
+
+def test_commands_that_do_not_end_hold_no_turn_that_nobody_has_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app_server_child, "COMMAND_END_S", 0.1)
+
+    @on_loop
+    async def check() -> None:
+        async with scene(tmp_path, mute=["thread/backgroundTerminals/clean"]) as one:
+            assert await one.play("quit") == TurnOutcome(TurnStatus.INTERRUPTED)
+            assert one.info()["state"] == "running"
 
     check()
 
