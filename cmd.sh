@@ -102,11 +102,13 @@ run_tests() {
   export CODEX_BIN
   echo "== with uvloop and orjson" >&2
   .venv/bin/python -m pytest -n 4 "$@"
+  # Of the real Codex the other two runs play what shows that all parts are there: it takes the most time by far.
+  local some="smoke or not codex"
   echo "== with the standard library alone" >&2
   .venv-plain/bin/python -c 'from importlib.util import find_spec as find; assert not find("uvloop") and not find("orjson")'
-  .venv-plain/bin/python -m pytest -n 4 "$@"
-  echo "== end to end on the single file, isolated; of the real Codex only what shows that all parts are there" >&2
-  .venv-plain/bin/python -m pytest -n 4 tests/e2e -m "smoke or not codex" \
+  .venv-plain/bin/python -m pytest -n 4 -m "$some" "$@"
+  echo "== end to end on the single file, isolated" >&2
+  .venv-plain/bin/python -m pytest -n 4 tests/e2e -m "$some" \
     --bridge "$(find_python) -I -S dist/codex-bridge.pyz" "$@"
 }
 

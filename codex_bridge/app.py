@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import os
 import signal
-from collections.abc import Awaitable, Callable
+import socket
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
-from . import __version__, log
 from . import config as settings
+from . import log
+from .adapters.database import Database
 from .adapters.http_client import HttpClient
 from .adapters.http_server import HttpServer, is_loopback
 from .api import replies
 from .api.access import Access
+from .api.approvals import ApprovalRoutes
 from .api.auth import AuthRoutes
 from .api.messages import MessageRoutes
 from .api.proxy import ProxyRoutes
@@ -25,20 +27,29 @@ from .api.sessions import SessionRoutes
 from .api.status import StatusRoutes
 from .api.stream import StreamRoutes
 from .config import Config
-from .errors import ConfigError, StartFailed
+from .errors import ConfigError, StartFailed, StoreFailed
 from .limits import CLOSE_GRACE_S, DOCTOR_WAIT_S, SHORT_TOKEN_CHARACTERS
+from .model import Latitude
 from .runtime import Runtime, Sandbox
 from .runtimes.accounts import AppServerAccounts
 from .runtimes.app_server import AppServerRuntime, BriefSandbox
+from .services.approvals import Approvals
 from .services.backend import ProviderSettings
 from .services.device_auth import DeviceAuth
 from .services.executor import TurnExecutor
 from .services.gateway import Gateway
+from .services.idempotency import IdempotencyKeys
 from .services.preflight import Check, Preflight
+from .services.recorder import Recorder
+from .services.recovery import mark_clean, recover
+from .services.retention import Keep, Retention
 from .services.runtime_config import RuntimeConfig
 from .services.sandbox import SandboxCheck
 from .services.sessions import SessionService
+from .services.transcript import Transcript
+from .services.turn_player import TurnPlayer
 from .services.turns import TurnService
+from .store.schema import MIGRATIONS
 from .workspace.paths import WorkspaceRoots
 from .workspace.scratch import (
     clear_after_bridge,
@@ -51,21 +62,30 @@ from .workspace.state_dir import StateDirectory
 
 Result = TypeVar("Result")
 
+_NEVER = "never"
+# In the state directory.
+_DATABASE = "bridge.db"
+
 
 class Bridge:
-    """A whole bridge. `start` it once, `stop` it once."""
+    """A whole bridge. `start` it once, `stop` it once, and `drain` it before where what runs may end.
 
-    def __init__(self, config: Config) -> None:
+    `sockets` are listening ones that it serves in place of the configured address.
+    """
+
+    def __init__(self, config: Config, sockets: Sequence[socket.socket] = ()) -> None:
         self._config = config
-        check_bind(config)
+        self._sockets = sockets
+        check_bind(config, sockets)
         log.hide(config.token)
         roots = WorkspaceRoots(config.workspace_root, config.workspace_roots)
         runtime_config = RuntimeConfig(_provider_settings(config), roots)
-        self._doubts = _doubts(config, runtime_config.backend.auth_mode)
+        self._doubts = _doubts(config, runtime_config.backend.auth_mode, sockets)
         self._environ = settings.child_environment(config)
         self._state: StateDirectory | None = None
         self._scratch: str | None = None
         self._is_listening = False
+        self._is_open = self._is_settled = False
         self._client = _make_client(config)
         self._gateway = Gateway(self._client)
         self._gateway_server = HttpServer(self._gateway.handle, replies.failure)
@@ -94,22 +114,59 @@ class Bridge:
             lambda: runtime_config.backend,
         )
         self._executor = TurnExecutor(config.max_concurrent_turns, config.max_queued_turns)
-        sessions = SessionService()
-        self._turns = TurnService(
-            sessions,
-            self._executor,
+        self._database = Database(os.path.join(config.state_dir, _DATABASE), MIGRATIONS)
+        self._recorder = Recorder(self._database)
+        self._latitude = _latitude(config)
+        self._sessions = SessionService(self._database, self._recorder, self._latitude)
+        self._transcript = Transcript(self._recorder)
+        self._approvals = Approvals(
+            self._database, self._recorder, self._transcript, config.approval_timeout_ms / 1000
+        )
+        self._turns = self._make_turns(runtime_config)
+        self._retention = self._make_retention()
+        router = self._make_router(roots, runtime_config)
+        self._server = HttpServer(router.handle, replies.failure)
+
+    def _make_retention(self) -> Retention:
+        config = self._config
+        keep = Keep(config.keep_sessions, config.keep_days, config.keep_events, config.keep_event_days)
+        retention = Retention(self._database, keep, self._delete_unused, self._sessions.is_in_use)
+        self._sessions.on_delete = retention.wake
+        return retention
+
+    async def _delete_unused(self, session_id: str) -> None:
+        """Delete a session that nobody uses; one that is not in memory is not read for it."""
+        if self._sessions.is_loaded(session_id):
+            await self._turns.delete_unused_session(session_id)
+            return
+        live = await self._sessions.delete_row(session_id)
+        if live is not None:  # it was asked for in this very moment
+            await self._turns.delete_session(live)
+
+    def _make_turns(self, runtime_config: RuntimeConfig) -> TurnService:
+        player = TurnPlayer(
             self._runtime,
             self._gateway,
             self._sandbox,
             self._device_auth,
-            config.turn_timeout_ms / 1000,
+            self._transcript,
+            self._approvals,
+            self._executor,
+            self._config.approval_policy != _NEVER,
+            self._config.turn_timeout_ms / 1000,
         )
-        router = self._make_router(sessions, roots, runtime_config)
-        self._server = HttpServer(router.handle, replies.failure)
+        return TurnService(
+            self._sessions,
+            self._executor,
+            self._runtime,
+            self._gateway,
+            player,
+            self._transcript,
+            self._recorder,
+            runtime_config.backend_of_session,
+        )
 
-    def _make_router(
-        self, sessions: SessionService, roots: WorkspaceRoots, runtime_config: RuntimeConfig
-    ) -> Router:
+    def _make_router(self, roots: WorkspaceRoots, runtime_config: RuntimeConfig) -> Router:
         """Return all routes, guarded."""
         config = self._config
         access = Access(config.host, config.allowed_hosts, config.allowed_origins, config.token)
@@ -120,13 +177,16 @@ class Bridge:
             self._preflight,
             runtime_config,
             self._device_auth,
+            self._database,
             _shown(config),
         )
         configuration = RuntimeConfigRoutes(runtime_config)
         auth = AuthRoutes(self._device_auth)
-        chats = SessionRoutes(sessions, self._turns, roots, runtime_config)
-        messages = MessageRoutes(sessions, self._turns, self._executor, runtime_config, config.sandbox_mode)
-        streams = StreamRoutes(sessions)
+        keys = IdempotencyKeys(self._database)
+        chats = SessionRoutes(self._sessions, self._turns, roots, runtime_config, keys, self._latitude)
+        messages = MessageRoutes(self._sessions, self._turns, self._executor, keys)
+        approvals = ApprovalRoutes(self._sessions, self._approvals)
+        self._streams = StreamRoutes(self._sessions)
         proxy = ProxyRoutes(self._client, runtime_config)
         routes = [
             Route("GET", "/health", status.health, is_open=True),
@@ -136,44 +196,77 @@ class Bridge:
             Route("GET", "/auth/device", auth.device),
             Route("GET", "/auth/status", auth.status),
             Route("POST", "/auth/logout", auth.logout),
-            Route("POST", "/chat/sessions", chats.create),
+            Route("POST", "/chat/sessions", chats.create, starts_work=True),
             Route("GET", "/chat/sessions", chats.list),
             Route("DELETE", "/chat/sessions", chats.clear),
             Route("GET", "/chat/sessions/:id", chats.read),
             Route("DELETE", "/chat/sessions/:id", chats.delete),
-            Route("GET", "/chat/sessions/:id/stream", streams.stream),
-            Route("POST", "/chat/sessions/:id/messages", messages.send),
+            Route("GET", "/chat/sessions/:id/items", chats.items),
+            Route("GET", "/chat/sessions/:id/stream", self._streams.stream),
+            Route("POST", "/chat/sessions/:id/messages", messages.send, starts_work=True),
             Route("POST", "/chat/sessions/:id/interrupt", messages.interrupt),
-            Route("*", "/v1/*", proxy.forward, takes_any_body=True),
+            Route("GET", "/chat/sessions/:id/approvals", approvals.list),
+            Route("POST", "/chat/sessions/:id/approvals", approvals.answer),
+            Route("*", "/v1/*", proxy.forward, takes_any_body=True, starts_work=True),
         ]
-        return Router(routes, access)
+        return Router(routes, access, self._executor.check_open)
 
-    async def start(self) -> str:
-        """Listen; return the base URL, or where the socket is. Raise `StartFailed` when the address is taken."""
+    async def start(self) -> list[str]:
+        """Listen; return the base URLs, or where the sockets are. Raise `StartFailed` when an address is taken."""
         config = self._config
-        where = config.socket or f"{config.host}:{config.port}"
         self._open_state()
         host, port = await self._gateway_server.listen_tcp("127.0.0.1", 0)
         self._gateway.base_url = f"http://{host}:{port}"
+        await self._open_store()
+        addresses = await self._listen()
+        self._is_listening = True
+        for doubt in self._doubts:
+            log.warning("%s", doubt)
+        self._preflight.start()
+        self._retention.start()
+        asyncio.get_running_loop().run_in_executor(None, clear_after_bridges, config.temporary_directory)
+        return addresses
+
+    async def _listen(self) -> list[str]:
+        config = self._config
+        if self._sockets:
+            for listener in self._sockets:
+                await self._server.listen_on(listener)
+            return [_address(listener.getsockname()) for listener in self._sockets]
+        where = config.socket or f"{config.host}:{config.port}"
         try:
             if config.socket is not None:
                 await self._server.listen_unix(config.socket)
-                address = f"unix:{config.socket}"
-            else:
-                host, port = await self._server.listen_tcp(config.host, config.port)
-                address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+                return [_address(config.socket)]
+            return [_address(await self._server.listen_tcp(config.host, config.port))]
         except OSError as problem:
             reason = os.strerror(problem.errno) if problem.errno else str(problem)
             raise StartFailed(
                 f"Cannot listen on {where}: {reason}. --host and --port, or CODEX_BRIDGE_HOST, CODEX_BRIDGE_PORT and "
                 "CODEX_BRIDGE_SOCKET, choose the address."
             ) from None
-        self._is_listening = True
-        for doubt in self._doubts:
-            log.warning("%s", doubt)
-        self._preflight.start()
-        asyncio.get_running_loop().run_in_executor(None, clear_after_bridges, config.temporary_directory)
-        return address
+
+    async def _open_store(self) -> None:
+        """Open the store, and settle what the bridge before has left in it."""
+        await self._database.open()
+        self._is_open = True
+        try:
+            await self._sessions.open()
+            await recover(self._database, self._sessions, self._turns, self._transcript, self._approvals)
+        except StoreFailed as problem:
+            raise StartFailed(
+                f"What the bridge before has left in {self._database.path} cannot be settled: {problem.message}"
+            ) from None
+        self._is_settled = True
+
+    async def _close_store(self) -> None:
+        if not self._is_open:
+            return
+        await self._retention.stop()
+        await self._recorder.close()
+        if self._is_settled:  # else the next start takes it for killed
+            await mark_clean(self._database)
+        await self._database.close()
 
     async def examine(self) -> list[Check]:
         """Look at everything that a turn needs, without listening; `stop` is still to be called."""
@@ -201,13 +294,35 @@ class Bridge:
         self._sandbox.open(self._scratch)
         self._preflight.open(self._scratch)
 
+    @property
+    def is_well(self) -> bool:
+        """Whether the bridge does its work as far as it can tell; what is wrong else, only a new process mends."""
+        return self._server.is_well and self._database.is_well
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a drain has something to wait for."""
+        return self._executor.is_busy or self._server.answering > 0
+
+    def describe_work(self) -> str:
+        """Say for a person how much is under way."""
+        requests = self._server.answering
+        answering = f"; {requests} request{'s' * (requests > 1)} under way" if requests else ""
+        return self._executor.describe() + answering
+
+    async def drain(self) -> None:
+        """Take no new work, and return when nothing runs any more: no turn, and no request. Streams go on."""
+        await self._turns.drain()
+        await self._server.finish_requests()
+
     async def stop(self) -> None:
         """Refuse new work, interrupt turns, end Codex, close every connection. Also after half a start."""
         if self._is_listening:
             log.info("stopping")
-        grace_s = self._config.shutdown_timeout_ms / 1000
+        await self._turns.stop(self._config.shutdown_timeout_ms / 1000)
         self._server.stop_accepting()
-        await self._turns.stop(grace_s)
+        await self._recorder.settle()  # the streams hear of the turns' ends when they are stored
+        self._streams.stop()
         await asyncio.gather(
             self._preflight.stop(),
             self._sandbox.stop(),
@@ -216,8 +331,9 @@ class Bridge:
             self._server.stop(CLOSE_GRACE_S),
             self._gateway_server.stop(CLOSE_GRACE_S),
         )
+        await self._close_store()
         self._client.close()
-        if self._config.socket is not None and self._is_listening:
+        if self._config.socket is not None and self._is_listening and not self._sockets:
             with contextlib.suppress(OSError):
                 os.unlink(self._config.socket)
         if self._scratch is not None:
@@ -242,13 +358,32 @@ def _make_client(config: Config) -> HttpClient:
     )
 
 
-def check_bind(config: Config) -> None:
+def check_bind(config: Config, sockets: Sequence[socket.socket] = ()) -> None:
     """Refuse to listen where others can reach without a token."""
-    if config.socket is None and config.token is None and not is_loopback(config.host):
-        raise ConfigError(
-            f"CODEX_BRIDGE_HOST={config.host}: without CODEX_BRIDGE_TOKEN only loopback addresses are served, "
-            "or anyone who can reach this address could run Codex here."
-        )
+    if config.token is not None:
+        return
+    hosts = {}
+    if sockets:
+        for listener in sockets:
+            if listener.family is not socket.AF_UNIX:
+                hosts[listener.getsockname()[0]] = f"LISTEN_FDS: {_address(listener.getsockname())}"
+    elif config.socket is None:
+        hosts[config.host] = f"CODEX_BRIDGE_HOST={config.host}"
+    for host, name in hosts.items():
+        if not is_loopback(host):
+            raise ConfigError(
+                f"{name}: without CODEX_BRIDGE_TOKEN only loopback addresses are served, "
+                "or anyone who can reach this address could run Codex here."
+            )
+
+
+def _address(name: str | bytes | tuple[Any, ...]) -> str:
+    """Return what a log shows of a socket's name: a URL, or where a unix socket is."""
+    if isinstance(name, tuple):
+        host, port = name[:2]
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    path = os.fsdecode(name)
+    return f"unix:@{path[1:]}" if path.startswith("\0") else f"unix:{path}"
 
 
 def _provider_settings(config: Config) -> ProviderSettings:
@@ -262,9 +397,21 @@ def _provider_settings(config: Config) -> ProviderSettings:
     )
 
 
-def _doubts(config: Config, auth_mode: str) -> list[str]:
+def _latitude(config: Config) -> Latitude:
+    """Return what sessions may choose.
+
+    With `never` nobody is asked, so nothing leaves the sandbox: that a person may allow it is more, not less.
+    """
+    policies = settings.APPROVAL_POLICIES[: settings.APPROVAL_POLICIES.index(config.approval_policy) + 1]
+    modes = settings.SANDBOX_MODES[: settings.SANDBOX_MODES.index(config.sandbox_mode) + 1]
+    return Latitude(policies[-1:] if config.approval_policy == _NEVER else policies, modes)
+
+
+def _doubts(config: Config, auth_mode: str, sockets: Sequence[socket.socket]) -> list[str]:
     """Return what an operator may not have meant, a sentence each."""
     doubts = []
+    if sockets and config.socket is not None:
+        doubts.append("CODEX_BRIDGE_SOCKET is not used: the service manager has opened the sockets.")
     if config.token is not None and len(config.token) < SHORT_TOKEN_CHARACTERS:
         doubts.append(
             f"CODEX_BRIDGE_TOKEN is short enough to be guessed; {SHORT_TOKEN_CHARACTERS} characters are better."
@@ -278,7 +425,18 @@ def _doubts(config: Config, auth_mode: str) -> list[str]:
             "CODEX_PROVIDER_API_KEY is not set, so requests go out without a key; "
             "CODEX_AUTH_MODE=none says that this is meant, where the provider takes it."
         )
+    doubts += [
+        f"The workspace {log.printable(root)} holds the bridge's own program: turns may change it, and it runs "
+        "outside of the sandbox. CODEX_WORKSPACE_ROOT (or --workspace) can name another directory."
+        for root in config.workspace_roots
+        if config.sandbox_mode != settings.SANDBOX_MODES[0] and _holds_the_program(root)
+    ]
     return doubts
+
+
+def _holds_the_program(directory: str) -> bool:
+    program = os.path.realpath(__file__)  # in the single file it begins with that file's path
+    return program.startswith(directory.rstrip("/") + "/")
 
 
 def _shown(config: Config) -> dict[str, Any]:
@@ -286,30 +444,9 @@ def _shown(config: Config) -> dict[str, Any]:
     return {
         "runtime_kind": config.runtime_kind,
         "sandbox_mode": config.sandbox_mode,
+        "approval_policy": config.approval_policy,
         "workspace_roots": list(config.workspace_roots),
     }
-
-
-async def serve(config: Config, during: Callable[[str], Awaitable[bool]] | None = None) -> bool:
-    """Run a bridge until SIGINT or SIGTERM.
-
-    `during(address)` runs beside it; when it returns False the bridge stops as well, and so does this with
-    False.
-    """
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stopping.set)
-    bridge = Bridge(config)
-    try:
-        address = await bridge.start()
-        log.info("codex-bridge %s listening on %s", __version__, address)
-        # What the start made lives as long as the process: the collector need not look at it again.
-        gc.freeze()
-        gc.enable()
-        return await _wait(stopping, during(address) if during is not None else None)
-    finally:
-        await bridge.stop()
 
 
 async def examine(config: Config) -> list[Check] | None:
@@ -325,23 +462,8 @@ async def examine(config: Config) -> list[Check] | None:
         await bridge.stop()
 
 
-async def _wait(stopping: asyncio.Event, beside: Awaitable[bool] | None) -> bool:
-    """Return True once `stopping` is set, False when `beside` says so before."""
-    waited: set[asyncio.Task[bool]] = {asyncio.create_task(stopping.wait(), name="signals")}
-    if beside is not None:
-        waited.add(asyncio.create_task(_as_task(beside), name="beside the bridge"))
-    goes_on = True
-    try:
-        while goes_on and not stopping.is_set():
-            done, waited = await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-            goes_on = all(task.result() for task in done)
-    finally:
-        for task in waited:
-            task.cancel()
-    return goes_on
-
-
-async def _as_task(awaitable: Awaitable[Result]) -> Result:
+async def as_task(awaitable: Awaitable[Result]) -> Result:
+    """Make a coroutine of anything that can be awaited."""
     return await awaitable
 
 
@@ -353,4 +475,4 @@ def run(main: Callable[[], Awaitable[Result]]) -> Result:
 
         factory = uvloop.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
-        return runner.run(_as_task(main()))
+        return runner.run(as_task(main()))

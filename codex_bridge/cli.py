@@ -18,6 +18,26 @@ if TYPE_CHECKING:
 
 
 _DESCRIPTION = "A sidecar daemon that puts OpenAI's Codex behind a small REST and SSE surface."
+_SERVE_DESCRIPTION = (
+    "Run the bridge until SIGTERM or Ctrl-C: then it takes no new work and lets running turns end for "
+    "CODEX_BRIDGE_DRAIN_TIMEOUT_MS; a second signal stops them at once. Each setting below is an environment variable, "
+    "with its default in brackets; a flag wins over it."
+)
+# What help says above a setting, the first of its group.
+_HEADINGS = {
+    "host": "Address and access",
+    "runtime_kind": "Codex",
+    "workspace_root": "What sessions may do",
+    "approval_timeout_ms": "Turns",
+    "provider": "The model provider",
+    "upstream_connect_timeout_ms": "The way to the provider",
+    "device_login_timeout_ms": "Signing in, interrupting, stopping",
+    "codex_environment": "Environment and files",
+    "keep_sessions": "What is kept",
+    "log_level": "Log",
+}
+# Narrower than most terminals; help is read there.
+_HELP_COLUMNS = 96
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -63,14 +83,15 @@ def _open_standard_files() -> None:
 
 
 def _serve(flags: dict[str, str]) -> int:
-    # Nothing that a start makes is garbage, and looking for it takes a tenth of the start. `app.serve` turns
-    # the collector on again.
+    # Nothing that a start makes is garbage, and looking for it takes a tenth of the start. `daemon.serve`
+    # turns the collector on again.
     gc.disable()
-    from . import app, config, log
+    from . import app, config, daemon, log
 
     loaded = config.load(flags=flags)
+    manager = config.load_manager()
     log.set_level(loaded.log_level)
-    return 0 if app.run(lambda: app.serve(loaded)) else 1
+    return 0 if app.run(lambda: daemon.serve(loaded, manager)) else 1
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -118,6 +139,7 @@ def _flags(options: argparse.Namespace) -> dict[str, str]:
 
 def _parser() -> argparse.ArgumentParser:
     import argparse
+    import textwrap
 
     from . import config
 
@@ -128,7 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     serve = commands.add_parser(
         "serve",
         help="run the bridge until SIGTERM or Ctrl-C (the default)",
-        description="Run the bridge until SIGTERM or Ctrl-C. Each setting below is an environment variable; a flag wins over it.",
+        description=textwrap.fill(_SERVE_DESCRIPTION, _HELP_COLUMNS),
         epilog=_settings_text(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -160,17 +182,20 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _settings_text() -> str:
-    """Return the table of settings for a terminal."""
+    """Return the table of settings for a terminal, in groups."""
     import textwrap
 
     from . import config
 
-    lines = []
+    lines: list[str] = []
     for setting in config.SETTINGS:
+        if setting.field in _HEADINGS:
+            lines += ["", f"{_HEADINGS[setting.field]}:"]
         default = f" [{setting.default}]" if setting.default else ""
-        lines.append(" or ".join(setting.variables) + default)
+        lines.append("  " + " or ".join(setting.variables) + default)
         text = f"{setting.help} Expected: {setting.expected}."
+        indent = " " * 6
         lines += textwrap.wrap(
-            text, 96, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False
+            text, _HELP_COLUMNS, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
         )
-    return "\n".join(lines)
+    return "\n".join(lines[1:])

@@ -14,13 +14,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigError
+from .limits import MAX_GIVEN_SOCKETS
 from .log import LEVELS, printable
 from .providers import PROVIDERS, AuthMode
 
 if TYPE_CHECKING:
     from .proxies import Proxy, ProxyRules
 
-SANDBOX_MODES = ("workspace-write", "read-only", "danger-full-access")
+# From the strictest to the loosest: by what a command may touch, and by what runs without a person being asked.
+SANDBOX_MODES = ("read-only", "workspace-write", "danger-full-access")
+APPROVAL_POLICIES = ("untrusted", "on-request", "never")
 RUNTIME_KINDS = ("app_server_adapter", "exec")
 PROVIDER_NAMES = tuple(PROVIDERS)
 AUTH_MODES = tuple(AuthMode)
@@ -32,8 +35,12 @@ _PASSED_ON = frozenset({
     "PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TERM", "CODEX_HOME",
     "SSL_CERT_FILE", "SSL_CERT_DIR", "XDG_RUNTIME_DIR", "CODEX_APP_SERVER_LOGIN_ISSUER",
 })  # fmt: skip
-# Never passed on, whoever asks for it.
-_SECRET_VARIABLES = frozenset({"CODEX_BRIDGE_TOKEN", "CODEX_PROVIDER_API_KEY", "OPENAI_API_KEY"})
+# Never passed on, whoever asks for it: secrets, and what a service manager says to the bridge alone. A command that
+# could speak to the manager's socket could pass for the bridge.
+_OWN_VARIABLES = frozenset({
+    "CODEX_BRIDGE_TOKEN", "CODEX_PROVIDER_API_KEY", "OPENAI_API_KEY", "CREDENTIALS_DIRECTORY", "NOTIFY_SOCKET",
+    "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES",
+})  # fmt: skip
 # How directories of the Node.js world call the machines.
 _NODE_MACHINES = {"x86_64": "x64", "aarch64": "arm64"}
 # Codex itself calls out through these. They may hold a password: `protocol.codex` keeps them from its commands.
@@ -59,6 +66,8 @@ class Config:
     workspace_root: str
     workspace_roots: tuple[str, ...]
     sandbox_mode: str
+    approval_policy: str
+    approval_timeout_ms: int
     max_concurrent_turns: int
     max_queued_turns: int
     turn_timeout_ms: int
@@ -75,6 +84,7 @@ class Config:
     http_proxy: Proxy | None
     no_proxy: tuple[str, ...]
     device_login_timeout_ms: int
+    drain_timeout_ms: int
     interrupt_grace_ms: int
     shutdown_timeout_ms: int
     codex_environment: tuple[str, ...]
@@ -85,6 +95,19 @@ class Config:
     keep_events: int
     keep_event_days: int
     log_level: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manager:
+    """What a service manager such as systemd has told this process: sd_notify(3), sd_listen_fds(3).
+
+    `notify_address` is where it wants to hear; `watchdog_s` how often at least, None when it does not watch;
+    `sockets` how many listening sockets it hands over.
+    """
+
+    notify_address: str | None = None
+    watchdog_s: float | None = None
+    sockets: int = 0
 
 
 Parse = Callable[[str], Any]
@@ -146,7 +169,7 @@ def _credential(text: str) -> str:
 
 def _variable_names(text: str) -> tuple[str, ...]:
     names = _name_set(text)
-    if names & _SECRET_VARIABLES:
+    if names & _OWN_VARIABLES:
         raise ValueError
     return tuple(sorted(names))
 
@@ -231,14 +254,20 @@ SETTINGS: tuple[Setting, ...] = (
             "Directories in which sessions may choose their own workspace_root. Default: CODEX_WORKSPACE_ROOT alone.",
             _directories),
     Setting("sandbox_mode", ("CODEX_SANDBOX_MODE",), "workspace-write", ", ".join(SANDBOX_MODES),
-            "What commands of the model may do. danger-full-access runs them without a sandbox.",
-            _choice(SANDBOX_MODES)),
+            "What commands of the model may do. danger-full-access runs them without a sandbox. A session may choose a "
+            "stricter one.", _choice(SANDBOX_MODES)),
+    Setting("approval_policy", ("CODEX_APPROVAL_POLICY",), "on-request", ", ".join(APPROVAL_POLICIES),
+            "When a host is asked: untrusted, before every command and every edit; on-request, when the model wants more than "
+            "the sandbox gives, or has a question; never. With on-request a session may choose untrusted. With exec nobody can be asked, "
+            "and on-request means never.", _choice(APPROVAL_POLICIES)),
+    Setting("approval_timeout_ms", ("CODEX_BRIDGE_APPROVAL_TIMEOUT_MS",), "600000", _MILLISECONDS,
+            "Time to answer an approval; then it is declined.", _whole_number(1, _DAY_MS)),
     Setting("max_concurrent_turns", ("CODEX_MAX_CONCURRENT_TURNS",), "4", "a whole number from 1 to 1000",
             "Turns that run at once.", _whole_number(1, 1000)),
     Setting("max_queued_turns", ("CODEX_MAX_QUEUED_TURNS",), "40", "a whole number from 0 to 10000",
             "Turns that wait for a slot; the next one is refused with 503.", _whole_number(0, 10_000)),
     Setting("turn_timeout_ms", ("CODEX_CHAT_TURN_TIMEOUT_MS",), "1800000", _MILLISECONDS,
-            "Time for one turn; then it is interrupted.", _whole_number(1, _DAY_MS)),
+            "Time for one turn; then it is interrupted. Time spent waiting for a person is not counted.", _whole_number(1, _DAY_MS)),
     Setting("provider", ("CODEX_RUNTIME_PROVIDER",), "openai", ", ".join(PROVIDER_NAMES),
             "The kind of model provider.", _choice(PROVIDER_NAMES)),
     Setting("auth_mode", ("CODEX_AUTH_MODE",), None, ", ".join(AUTH_MODES),
@@ -270,12 +299,15 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("device_login_timeout_ms", ("CODEX_DEVICE_LOGIN_TIMEOUT_MS",), "900000", _MILLISECONDS,
             "Time to enter the code of a sign-in with ChatGPT. Codex itself waits 15 minutes at most.",
             _whole_number(1, _DAY_MS)),
+    Setting("drain_timeout_ms", ("CODEX_BRIDGE_DRAIN_TIMEOUT_MS",), "30000", "a number of milliseconds from 0 to 86400000",
+            "Time that running turns get to end by themselves when the bridge is told to stop; then they are interrupted.",
+            _whole_number(0, _DAY_MS)),
     Setting("interrupt_grace_ms", ("CODEX_BRIDGE_INTERRUPT_GRACE_MS",), "10000", _MILLISECONDS,
             "Time that an interrupted turn gets to end; then its Codex is killed, with what else runs on it.",
             _whole_number(1, _DAY_MS)),
     Setting("shutdown_timeout_ms", ("CODEX_BRIDGE_SHUTDOWN_TIMEOUT_MS",), "10000", _MILLISECONDS,
             "Time that interrupted turns get to end when the bridge stops.", _whole_number(1, _DAY_MS)),
-    Setting("codex_environment", ("CODEX_BRIDGE_PASS_ENVIRONMENT",), "", "names of variables that hold no secret of the bridge, by comma",
+    Setting("codex_environment", ("CODEX_BRIDGE_PASS_ENVIRONMENT",), "", "names of variables that are not for the bridge alone, by comma",
             "Variables that Codex and its commands may see besides PATH, HOME, LANG and their like.",
             _variable_names),
     Setting("temporary_directory", ("TMPDIR",), "/tmp", "an existing directory that can be written",
@@ -311,11 +343,44 @@ def load(environ: Mapping[str, str] = os.environ, flags: Mapping[str, str] | Non
             f"CODEX_WORKSPACE_ROOT={printable(root)}: expected a directory in CODEX_WORKSPACE_ROOTS."
         )
     values["workspace_roots"] = roots or (root,)
+    if values["runtime_kind"] == "exec":
+        # It would mean less than what was asked for, and nobody would notice.
+        if values["approval_policy"] == "untrusted":
+            raise ConfigError(
+                "CODEX_APPROVAL_POLICY=untrusted: with CODEX_RUNTIME_KIND=exec nobody can be asked; expected never."
+            )
+        values["approval_policy"] = "never"
     if values["codex_bin"] is None:
         values["codex_bin"] = find_codex(environ)
     if values["state_dir"] is None:
         values["state_dir"] = _default_state_dir(environ)
     return Config(**values)
+
+
+def load_manager(environ: Mapping[str, str] = os.environ) -> Manager:
+    """Read the variables of a service manager. Those that name another process are not meant for this one."""
+    address = environ.get("NOTIFY_SOCKET") or None
+    if address is not None and (address[0] not in "/@" or len(address) == 1):
+        raise ConfigError(
+            f"NOTIFY_SOCKET={printable(address)}: expected an absolute path, or an @ and a name."
+        )
+    us = str(os.getpid())
+    watchdog_us = listeners = 0
+    if (environ.get("WATCHDOG_PID") or us) == us:
+        watchdog_us = _managers_number(environ, "WATCHDOG_USEC", 1000 * _DAY_MS, "microseconds")
+    if environ.get("LISTEN_PID") == us:
+        listeners = _managers_number(environ, "LISTEN_FDS", MAX_GIVEN_SOCKETS, "sockets")
+    return Manager(address, watchdog_us / 1_000_000 or None, listeners)
+
+
+def _managers_number(environ: Mapping[str, str], name: str, most: int, of_what: str) -> int:
+    text = environ.get(name) or "0"
+    try:
+        return int(_whole_number(0, most)(text))
+    except ValueError:
+        raise ConfigError(
+            f"{name}={printable(text)}: expected a number of {of_what} from 0 to {most}."
+        ) from None
 
 
 def _read(setting: Setting, environ: Mapping[str, str], flag_value: str | None) -> Any:
@@ -340,16 +405,17 @@ def _read_token(environ: Mapping[str, str], token: str | None) -> str | None:
         credentials = environ.get("CREDENTIALS_DIRECTORY")
         name = f"CODEX_BRIDGE_TOKEN_FILE={path}"
         if not path and credentials:
-            path = os.path.join(credentials, _TOKEN_CREDENTIAL)
-            if not os.path.exists(path):
-                return None
-            name = path
+            name = path = os.path.join(credentials, _TOKEN_CREDENTIAL)
         if not path:
             return None
         try:
             with open(path, encoding="utf-8") as file:
                 token = file.read().strip()
         except (OSError, UnicodeError) as problem:
+            if name == path and isinstance(problem, FileNotFoundError):
+                return (
+                    None  # there are credentials, but not this one; one that cannot be read is no such case
+                )
             reason = getattr(problem, "strerror", None) or "it is not text"
             raise ConfigError(f"{name}: expected a file with the token, but {reason}.") from None
     try:
@@ -429,6 +495,9 @@ too, and it wins. A value that cannot be used stops the start with one line that
 `CODEX_APP_SERVER_LOGIN_ISSUER` (where Codex signs in, for tests). The proxy variables (`HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`, `NO_PROXY`, in
 upper or lower case) are passed on to Codex itself, with loopback in `NO_PROXY`; the commands that it runs find them empty. `ALL_PROXY` is Codex's alone: the
 bridge does not go by it.
+
+A service manager such as systemd says in `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID` where it wants to hear how the bridge is, and in `LISTEN_FDS` and
+`LISTEN_PID` which sockets it has opened, which are served in place of the address above. These are for the bridge alone, as is `CREDENTIALS_DIRECTORY`: Codex never sees them.
 
 TLS is verified with the system's certificates; `SSL_CERT_FILE` and `SSL_CERT_DIR` name others.
 

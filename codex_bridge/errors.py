@@ -105,8 +105,8 @@ class InvalidField(BridgeError):
     status = 422
     code = "invalid_field"
 
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(message, field=field[:MAX_FIELD_CHARACTERS])
+    def __init__(self, field: str, message: str, **details: Any) -> None:
+        super().__init__(message, field=field[:MAX_FIELD_CHARACTERS], **details)
 
 
 class HeadersTooLarge(BridgeError):
@@ -122,12 +122,23 @@ class Unavailable(BridgeError):
 
 
 class StoreFailed(Unavailable):
-    """The database could not be written or read. The bridge goes on, and tries again by itself."""
+    """The database could not be written or read now. The bridge goes on; asking again later may work."""
 
     code = "store_unavailable"
 
     def __init__(self, message: str) -> None:
         super().__init__(message, headers=(("Retry-After", str(STORE_RETRY_AFTER_S)),))
+
+
+class StoreDamaged(StoreFailed):
+    """What was asked for lies in a damaged place of the database. Asking again does not help; all else goes on."""
+
+    status = 500
+    code = "store_damaged"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.headers = ()
 
 
 class UpstreamFailed(BridgeError):

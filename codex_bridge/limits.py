@@ -19,6 +19,8 @@ MAX_REMEMBERED_HEAD_BYTES = 2 * KIB
 REMEMBERED_HEADS = 256
 # Each connection costs about 6 KB and a file descriptor.
 MAX_CONNECTIONS = 4096
+# Connections that the kernel holds until they are taken: clients that come all at once.
+BACKLOG = 512
 # Descriptors that are not for clients: files, pipes, upstreams, Codex.
 RESERVED_DESCRIPTORS = 256
 # Seconds to send a whole request head, from its first byte.
@@ -39,6 +41,8 @@ CLOSE_GRACE_S = 2.0
 LINGER_TIMEOUT_S = 2.0
 # How often one sweep looks at all deadlines and heartbeats.
 SWEEP_INTERVAL_S = 1.0
+# A server whose last sweep is this long ago is broken, or the whole process stood still.
+SWEEP_OVERDUE_S = 10.0
 # One read from a socket. Measured: larger buffers do not gain, 256 KiB and more lose.
 READ_BYTES = 64 * KIB
 
@@ -70,14 +74,26 @@ MIN_LOG_EVENTS = 8
 # What is left of that when nothing has happened in a session for LOG_REST_S.
 MAX_IDLE_LOG_BYTES = 16 * KIB
 LOG_REST_S = 60.0
+# Events are written to the store this long after the first of them, together...
+STORE_INTERVAL_S = 0.25
+# ...or at once when there are so many bytes of them.
+MAX_UNSTORED_BYTES = MIB
+# A larger event is not stored: who missed it begins anew with the session, which holds what it told.
+MAX_STORED_EVENT_BYTES = MIB
+# What is told only once it is stored waits no longer than this for a slow disk.
+MAX_HOLD_S = 2.0
 # The newest runtime events shown in a session's JSON.
 MAX_RECENT_EVENTS = 40
+# Events that are looked through for those when a session is read from the store: most are deltas, which do not count.
+MAX_EVENTS_LOOKED_THROUGH = 400
 # Longer texts inside those are cut there (the stream carries them whole).
 MAX_RECENT_EVENT_CHARACTERS = 500
 
 # Sessions --------------------------------------------------------------------------------------
-# Sessions live in memory; past this the oldest idle ones must be deleted first.
-MAX_SESSIONS = 10_000
+# Sessions that are kept in memory when nothing happens in them; all others are read from the store when asked for.
+MAX_LOADED_SESSIONS = 500
+# One whose messages are longer leaves the memory once nothing has happened in it for LOG_REST_S.
+MAX_RESTING_CHARACTERS = 250_000
 # A message is a prompt, not a file; Codex itself refuses more than about 1 MiB.
 MAX_MESSAGE_CHARACTERS = 1_000_000
 # What a host tells the model beside the message: a page's content fits, a site's does not. It is part of a
@@ -90,8 +106,31 @@ MAX_ATTACHMENTS = 20
 # One page of the session list.
 DEFAULT_PAGE = 50
 MAX_PAGE = 200
+# A page of long messages ends early: all of it is encoded at once, while everybody else waits.
+MAX_PAGE_CHARACTERS = 4_000_000
+# A key is a random name; hosts use UUIDs, some add what it is for.
+MAX_IDEMPOTENCY_KEY_CHARACTERS = 255
+# Items are numbered through; a larger number is no cursor that was given.
+MAX_ITEM_POSITION = 999_999_999
+# A question of the model is short; an answer may be a text that a person pastes.
+MAX_ANSWER_CHARACTERS = 64 * KIB
+# Of a file change that waits for an approval: its diff is told whole with its item and with the approval itself, and
+# cut where a session is told, which is often.
+MAX_BRIEF_DIFF_CHARACTERS = 2000
+# Settled approvals that are remembered, so that a late answer is told what became of them; older ones are looked up.
+MAX_SETTLED_APPROVALS = 200
+# Places in the queue that are told at each step; behind them a place is told after so many steps, or each turn that begins
+# would cost an event for each of thousands that wait.
+EXACT_PLACES = 50
+ROUGH_PLACES = 50
+# Turns that are told their places before the event loop does something else: some milliseconds.
+MAX_TOLD_AT_ONCE = 100
+# Turns that wait for a person lend their slots to others, so many at most: Codex holds each in memory (about 1 MB).
+MAX_LENT_SLOTS = 200
 # What a busy bridge tells clients to wait.
 BUSY_RETRY_AFTER_S = 2
+# What one that drains tells them: most turns end in that time, and the next bridge is up a second later.
+DRAIN_RETRY_AFTER_S = 5
 
 # Store -----------------------------------------------------------------------------------------
 # What is posted waits so long for more to come: a transaction for each event would cost ten times as much, and
@@ -101,12 +140,34 @@ STORE_GATHER_S = 0.05
 STORE_RETRY_S = 1.0
 # What clients are told to wait meanwhile.
 STORE_RETRY_AFTER_S = 2
+# Damaged places of a database that are logged, each once: a file with more is past telling.
+MAX_TOLD_DAMAGES = 100
 # Somebody else may have locked the database (a backup, a person's sqlite3): seconds to wait for them.
 STORE_LOCK_WAIT_S = 5.0
+# After so many transactions the -wal file is copied into the database, while nobody waits for it: that takes
+# milliseconds. SQLite does it inside a transaction once the file has this many pages: a burst may not fill the disk.
+STORE_CHECKPOINT_TRANSACTIONS = 50
+STORE_CHECKPOINT_PAGES = 2000
 # What the bridge waits for the last writes when it stops; a disk that hangs must not keep it.
-STORE_CLOSE_S = 10.0
+STORE_CLOSE_S = 5.0
+# A transaction that takes longer is told as trouble: a disk that hangs fails nothing by itself.
+STORE_SLOW_S = 10.0
 # Posted writes that are kept while the disk does not take them, of some KB each.
 MAX_WAITING_WRITES = 10_000
+# Events of a session that stay however old: more than its JSON shows.
+MIN_KEPT_EVENTS = 50
+# A client that tries a request again does so within minutes; a day is for one that was down meanwhile.
+IDEMPOTENCY_KEEP_S = 24 * 3600.0
+# When what is old is deleted: once a start is over, and then now and again.
+RETENTION_FIRST_S = 5.0
+RETENTION_INTERVAL_S = 3600.0
+# One step of it: some milliseconds for the writer, whatever the rows; and the pause behind it, which leaves the
+# writer to others nearly all of the time.
+RETENTION_STEP_ROWS = 200
+RETENTION_STEP_BYTES = 4 * MIB
+RETENTION_STEP_PAGES = 256
+RETENTION_STEP_SESSIONS = 200
+RETENTION_PAUSE_S = 0.05
 
 # Codex -----------------------------------------------------------------------------------------
 # A line is one JSON-RPC message; a command's output or a diff can have many megabytes.
@@ -192,3 +253,13 @@ MAX_TOKENS = 1 << 40
 UNLIMITED = 1 << 62
 # A Responses request carries the whole conversation, images included.
 MAX_GATEWAY_BODY_BYTES = 256 * MIB
+
+# The service manager ------------------------------------------------------------------------------
+# How often `systemctl status` learns how many turns run; only changes are told.
+STATUS_INTERVAL_S = 2.0
+# systemd takes a datagram at once; one that does not must not hold the event loop for long.
+NOTIFY_TIMEOUT_S = 0.5
+# What the rest of a stop may take when all turns have ended: Codex's three steps, short answers, what is still written.
+STOP_MARGIN_S = 15.0
+# Sockets that a service manager may hand over; more are a mistake.
+MAX_GIVEN_SOCKETS = 64

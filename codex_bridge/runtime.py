@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
@@ -44,12 +44,91 @@ class ModelRoute:
     token: str
 
 
+class ApprovalKind(StrEnum):
+    """What Codex asks a person for: to run a command, to change files, more permissions, or to answer questions."""
+
+    COMMAND = "command"
+    FILE_CHANGE = "file_change"
+    PERMISSIONS = "permissions"
+    QUESTION = "question"
+
+
+class Decision(StrEnum):
+    """What a person may decide. `cancel` says no and ends the turn; after `decline` it goes on without."""
+
+    ACCEPT = "accept"
+    ACCEPT_FOR_SESSION = "accept_for_session"
+    DECLINE = "decline"
+    CANCEL = "cancel"
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question of the model. Where there are `options`, the answer is one of their labels, or any text with `is_other`.
+
+    What answers a secret question is told to Codex and to nobody else.
+    """
+
+    id: str
+    header: str
+    text: str
+    options: tuple[dict[str, str], ...] = ()
+    is_other: bool = False
+    is_secret: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "header": self.header,
+            "question": self.text,
+            "options": list(self.options),
+            "is_other": self.is_other,
+            "is_secret": self.is_secret,
+        }
+
+
+class Withdrawn(StrEnum):
+    """Why nobody waits for an answer any more."""
+
+    BY_CODEX = "withdrawn"
+    TURN_ENDED = "turn_ended"
+    CODEX_EXITED = "codex_exited"
+
+
+@dataclass(slots=True)
+class ApprovalRequest:
+    """What Codex waits for. `decisions` are those it offers; `details` are the JSON fields that tell a host about it.
+
+    A runtime that does not wait any longer says why in `withdrawn`, and cancels the `Ask` then.
+    """
+
+    kind: ApprovalKind
+    item_id: str
+    decisions: tuple[Decision, ...]
+    details: dict[str, Any]
+    questions: tuple[Question, ...] = ()
+    withdrawn: Withdrawn = Withdrawn.BY_CODEX
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalAnswer:
+    """What was decided; `answers` are texts by the id of their question, and may be secret."""
+
+    decision: Decision
+    answers: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
+
+
+# Asks a person. It may take minutes; who does not wait any longer cancels it, see `ApprovalRequest.withdrawn`.
+Ask = Callable[[ApprovalRequest], Awaitable[ApprovalAnswer]]
+
+
 @dataclass(frozen=True, slots=True)
 class TurnRequest:
     """Everything a runtime needs for one turn.
 
     `route` None means that Codex uses its own sign-in and service. `images` are absolute paths.
-    `context` is what the host tells the model beside the message.
+    `context` is what the host tells the model beside the message. `approval_policy` says when Codex asks;
+    a runtime without the capability `approvals` never does.
     """
 
     session_id: str
@@ -58,6 +137,7 @@ class TurnRequest:
     workspace_root: str
     sandbox_mode: str
     text: str
+    approval_policy: str = "never"
     model: str | None = None
     route: ModelRoute | None = None
     images: tuple[str, ...] = ()
@@ -159,8 +239,11 @@ class Runtime(Protocol):
 
     capabilities: Mapping[str, bool]
 
-    async def run_turn(self, request: TurnRequest, emit: Emit) -> TurnOutcome:
-        """Run one turn to its end. Reports failures as an outcome; raises only when cancelled."""
+    async def run_turn(self, request: TurnRequest, emit: Emit, ask: Ask) -> TurnOutcome:
+        """Run one turn to its end. Reports failures as an outcome; raises only when cancelled.
+
+        Whatever Codex asks meanwhile waits for `ask` in a task of its own; none of them is left at the end.
+        """
 
     async def interrupt(self, turn_id: str) -> None:
         """Ask a running turn to stop; its `run_turn` then ends within a grace time."""

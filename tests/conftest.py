@@ -1,6 +1,7 @@
 """Fixtures of the whole suite. See `tests/support` for what stands behind them."""
 
-from collections.abc import Callable, Generator, Iterator
+import socket
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +21,12 @@ BridgeFactory = Callable[..., Bridge]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let the end-to-end tests run against any build of the bridge."""
+    """Let the end-to-end tests run against any build of the bridge, and the random ones as long as one likes."""
     parser.addoption(
         "--bridge", default=None, help='command of the bridge, such as "python3 -I -S dist/codex-bridge.pyz"'
     )
+    parser.addoption("--kills", type=int, default=8, help="how many random kills test_nothing_is_lost makes")
+    parser.addoption("--seed", type=int, default=None, help="the random seed of test_nothing_is_lost")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -79,6 +82,8 @@ def settings_for(base_url: str, overrides: dict[str, object]) -> dict[str, str]:
         "CODEX_PROVIDER_API_BASE_URL": base_url,
         "CODEX_PROVIDER_API_KEY": API_KEY,
         "CODEX_DEFAULT_MODEL": "demo",
+        # A test that ends a bridge in mid-turn means it. What a drain is has tests of its own.
+        "CODEX_BRIDGE_DRAIN_TIMEOUT_MS": 0,
         **overrides,
     }
     if "CODEX_BIN" not in settings:
@@ -90,12 +95,15 @@ def settings_for(base_url: str, overrides: dict[str, object]) -> dict[str, str]:
 def bridge(
     request: pytest.FixtureRequest, upstream: Upstream, directories: Directories
 ) -> Iterator[BridgeFactory]:
-    """A factory of running bridges: `bridge(CODEX_MAX_CONCURRENT_TURNS=2)`. None takes a setting away."""
+    """A factory of running bridges: `bridge(CODEX_MAX_CONCURRENT_TURNS=2)`. None takes a setting away.
+
+    `sockets` are handed over to it as systemd does.
+    """
     command = bridge_command(request.config.getoption("--bridge"))
     started: list[Bridge] = request.node.stash.setdefault(_BRIDGES, [])
 
-    def start(**overrides: object) -> Bridge:
-        one = Bridge(command, directories, settings_for(upstream.base_url, overrides))
+    def start(sockets: Sequence[socket.socket] = (), **overrides: object) -> Bridge:
+        one = Bridge(command, directories, settings_for(upstream.base_url, overrides), sockets)
         started.append(one)
         one.wait_ready()
         return one

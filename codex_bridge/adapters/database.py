@@ -22,19 +22,24 @@ import os
 import stat
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from .. import log
-from ..errors import BridgeError, StartFailed, StoreFailed
+from ..errors import BridgeError, StartFailed, StoreDamaged, StoreFailed
 from ..limits import (
+    MAX_TOLD_DAMAGES,
     MAX_WAITING_WRITES,
+    STORE_CHECKPOINT_PAGES,
+    STORE_CHECKPOINT_TRANSACTIONS,
     STORE_CLOSE_S,
     STORE_GATHER_S,
     STORE_LOCK_WAIT_S,
     STORE_RETRY_S,
+    STORE_SLOW_S,
 )
 
 if TYPE_CHECKING:
@@ -81,7 +86,6 @@ class _Job:
     writes: tuple[Write, ...]
     waiter: asyncio.Future[None] | None = None
     is_sync: bool = False
-    is_droppable: bool = False
     problem: Exception | None = None
 
 
@@ -96,17 +100,23 @@ class Database:
         self._jobs: deque[_Job] = deque()
         # When the writer is to act (time.monotonic).
         self._due = math.inf
-        self._is_closing = False
+        # The writer is to end once everything is written, or could not be.
+        self._is_ending = False
         self._has_given_up = False
         self._dropped = 0
         self._reads: deque[tuple[Query[Any], asyncio.Future[Any]] | None] = deque()
         self._read_wanted = threading.Semaphore(0)
         # Why the last transaction failed; None while the disk takes them.
         self._problem: str | None = None
-        # A damaged page that was met; the rest of the file is used on.
-        self._damage: str | None = None
+        # Damaged places that were met, the newest last; the rest of the file is used on.
+        self._damages: list[str] = []
         self._is_open = False
-        self._threads: list[tuple[threading.Thread, asyncio.Future[None]]] = []
+        self._bytes = 0
+        # Device and inode of the files, by their suffix; and since when the writer is at a transaction.
+        self._files: dict[str, tuple[int, int] | None] = {}
+        self._busy_since = math.inf
+        self._writer: _Worker | None = None
+        self._reader: _Worker | None = None
 
     async def open(self) -> None:
         """Open the file, or make it, and bring it to the newest version.
@@ -114,40 +124,34 @@ class Database:
         Raises `StartFailed` with the path and what can be done; then nothing in the file was changed.
         """
         opened = self._new_future()
-        self._start_thread("store writer", self._run_writer, opened)
+        self._writer = _Worker("store writer", lambda: self._run_writer(opened))
         await opened
+        self._reader = _Worker("store reader", self._run_reader)
         self._is_open = True
-        self._start_thread("store reader", self._run_reader)
 
-    def post(self, *writes: Write, droppable: bool = False, now: bool = False) -> None:
-        """Store `writes` in one transaction, soon, behind all that came before.
-
-        `now` asks not to wait for more to come. What is `droppable` is lost when the disk does not take it, the
-        rest is tried again until it does.
-        """
+    def post(self, *writes: Write) -> None:
+        """Store `writes` in one transaction, soon, behind all that came before; it is tried until the disk takes it."""
+        lost = ""
         with self._changed:
-            is_dropped = len(self._jobs) >= MAX_WAITING_WRITES or (droppable and self._problem is not None)
-            if not is_dropped:
-                self._jobs.append(_Job(writes, is_droppable=droppable))
-            elif not droppable:
-                self._dropped += 1
-                is_first = self._dropped == 1
-            if self._problem is None:
-                self._act_in(0 if now else STORE_GATHER_S)
-        if is_dropped and not droppable and is_first:
-            log.error(
-                "%d writes wait for the database %s; what comes now is lost.", MAX_WAITING_WRITES, self.path
-            )
+            if not self._is_open or len(self._jobs) >= MAX_WAITING_WRITES:
+                lost = self._lose()
+            else:
+                self._jobs.append(_Job(writes))
+                if self._problem is None:
+                    self._act_in(STORE_GATHER_S)
+        if lost:
+            log.error("%s", lost)
 
     async def commit(self, *writes: Write, sync: bool = True) -> None:
         """Store `writes` in one transaction, behind all that was posted before, and return once it is there.
 
         With `sync` it is safe against a power failure, else against the death of this process. Without writes it
-        waits for what was posted. Raises `StoreFailed`, and then nothing of `writes` is stored.
+        waits for what was posted. Raises `StoreFailed`, and then nothing of `writes` is stored. Who is cancelled while
+        it waits does not call `writes` back.
         """
         if self._problem is not None:
             raise self._failure(self._problem)
-        if not self._is_open or self._is_closing:
+        if not self._is_open:
             raise self._failure("it is not open")
         waiter = self._new_future()
         with self._changed:
@@ -156,58 +160,69 @@ class Database:
         await waiter
 
     async def read(self, query: Query[Result]) -> Result:
-        """Return what `query` finds in what is stored by now; raise `StoreFailed`."""
-        if not self._is_open or self._is_closing:
+        """Return what `query` finds in what is stored by now; raise `StoreFailed`.
+
+        It finds all that was committed, and of what was posted perhaps not the last.
+        """
+        if not self._is_open:
             raise self._failure("it is not open")
         waiter: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._reads.append((query, waiter))
         self._read_wanted.release()
         return await waiter
 
+    @property
+    def is_well(self) -> bool:
+        """Whether its threads run. A disk that fails or hangs is no reason to say no: a new process would not mend it."""
+        workers = (self._writer, self._reader)
+        return not self._is_open or all(worker is not None and worker.is_running for worker in workers)
+
+    def describe_state(self) -> dict[str, Any]:
+        """Return the state for people and programs: `ok` or `failing`, and why."""
+        problem = self._problem or (self._damages[-1] if self._damages else None)
+        if problem is None and time.monotonic() - self._busy_since > STORE_SLOW_S:
+            problem = f"the disk has not answered for {STORE_SLOW_S:g} s"
+        return {"state": "ok" if problem is None else "failing", "problem": problem}
+
     def describe(self) -> dict[str, Any]:
-        """Return the state for people and programs: `ok` or `failing`, why, and the bytes on disk."""
-        problem = self._problem or self._damage
+        """Return the state, where the database is, and its bytes on disk."""
         return {
-            "state": "ok" if problem is None else "failing",
-            "problem": problem,
+            **self.describe_state(),
             "path": self.path,
-            "bytes": sum(_size(self.path + suffix) for suffix in ("", "-wal")),
+            "bytes": self._bytes,
         }
 
+    def note_damage(self, damage: StoreDamaged) -> None:
+        """Log and remember that a place is damaged, once; also from the threads."""
+        if damage.message not in self._damages and len(self._damages) < MAX_TOLD_DAMAGES:
+            self._damages.append(damage.message)
+            log.error("The database %s is damaged in a place: %s", self.path, damage.message)
+
     async def close(self) -> None:
-        """Write what was posted, and end the threads; no longer than a bound."""
-        with self._changed:
-            self._is_closing = True
-        self._reads.append(None)
-        self._read_wanted.release()
-        # The reader first: who closes last puts everything into the one file.
-        for thread, ended in reversed(self._threads):
-            with self._changed:
-                self._act_in(0)
-            await asyncio.wait([ended], timeout=STORE_CLOSE_S)
-            if ended.done():
-                thread.join(STORE_CLOSE_S)
-            else:
-                log.error("The database %s did not close in %d s.", self.path, STORE_CLOSE_S)
-        self._threads.clear()
+        """Write what was posted, and end the threads; no longer than a bound for each. Also after half an opening."""
         self._is_open = False
-
-    def _start_thread(self, name: str, run: Callable[..., None], *arguments: object) -> None:
-        ended = self._new_future()
-
-        def run_and_tell() -> None:
-            try:
-                run(*arguments)
-            finally:
-                _settle([(ended, None, None)])
-
-        # A daemon: a disk that hangs for ever must not keep the process from ending.
-        thread = threading.Thread(target=run_and_tell, name=name, daemon=True)
-        self._threads.append((thread, ended))
-        thread.start()
+        # The reader first: who closes last puts everything into the one file.
+        if self._reader is not None:
+            self._reads.append(None)
+            self._read_wanted.release()
+            await self._reader.join()
+        if self._writer is not None:
+            with self._changed:
+                self._is_ending = True
+                self._act_in(0)
+            await self._writer.join()
 
     def _new_future(self) -> asyncio.Future[None]:
         return asyncio.get_running_loop().create_future()
+
+    def _lose(self) -> str:
+        """Count a write that is lost; return what is to be logged of it. The lock is held."""
+        self._dropped += 1
+        if self._dropped > 1:
+            return ""  # told already
+        if not self._is_open:
+            return f"A write is lost: the database {self.path} is not open."
+        return f"{MAX_WAITING_WRITES} writes wait for the database {self.path}: what comes now is lost."
 
     def _act_in(self, seconds: float) -> None:
         """Have the writer act in `seconds` at the latest; the lock is held."""
@@ -222,25 +237,43 @@ class Database:
     # The writer's thread ------------------------------------------------------------------------
 
     def _run_writer(self, opened: asyncio.Future[None]) -> None:
+        reason = "its thread has ended"
+        jobs: list[_Job] | None = None
         try:
             connection = _open(self.path, self._migrations)
+            self._find_missing()
+            self._measure()
+            _settle([(opened, None, None)])
+            transactions = 0
+            while (jobs := self._take()) is not None:
+                self._busy_since = time.monotonic()
+                self._store(connection, jobs)
+                self._busy_since = math.inf
+                transactions += 1
+                if transactions % STORE_CHECKPOINT_TRANSACTIONS == 0:
+                    _checkpoint(connection, "PASSIVE")
+            _close(connection)
+            reason = "it is closed"
         except StartFailed as problem:
             _settle([(opened, None, problem)])
-            return
-        _settle([(opened, None, None)])
-        while (jobs := self._take()) is not None:
-            self._store(connection, jobs)
-        if self._jobs:
-            log.error("%d writes are lost: the database %s is failing.", len(self._jobs), self.path)
-        _close(connection)
+        finally:
+            # Whatever ended it, nobody waits for it any more.
+            with self._changed:
+                self._problem = self._problem or reason
+                left = [*(jobs or []), *self._jobs]
+                self._jobs.clear()
+            if left:
+                log.error("%d writes are lost: the database %s: %s.", len(left), self.path, self._problem)
+            waiters = [opened, *(job.waiter for job in left if job.waiter is not None)]
+            _settle([(waiter, None, self._failure(reason)) for waiter in waiters])
 
     def _take(self) -> list[_Job] | None:
         """Wait until something is to be done; return all jobs, or None at the end."""
         with self._changed:
             while (left := self._due - time.monotonic()) > 0:
                 self._changed.wait(None if left == math.inf else left)
-            self._due = math.inf
-            if self._is_closing and (not self._jobs or self._has_given_up):
+            self._due = 0.0 if self._is_ending else math.inf
+            if self._is_ending and (not self._jobs or self._has_given_up):
                 return None
             jobs = list(self._jobs)
             self._jobs.clear()
@@ -250,50 +283,74 @@ class Database:
         """Make one transaction of `jobs`, and tell who waits."""
         import sqlite3
 
+        if (missing := self._find_missing()) is not None:
+            self._fail(jobs, missing)
+            return
         synchronous = "FULL" if any(job.is_sync for job in jobs) else "NORMAL"
-        try:
-            connection.execute(f"PRAGMA synchronous = {synchronous}")
-            connection.execute("BEGIN IMMEDIATE")
-            if self._problem is not None:
-                # Something must be written, or it is not known whether it can be.
-                connection.execute(f"PRAGMA user_version = {len(self._migrations)}")
-            for job in jobs:
-                _run(connection, job)
-            connection.execute("COMMIT")
-        except sqlite3.Error as problem:
-            reason = str(problem)
-            with contextlib.suppress(sqlite3.Error):
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-            self._fail(jobs, reason)
-        else:
+        left, running = jobs, None
+        while True:
+            try:
+                connection.execute(f"PRAGMA synchronous = {synchronous}")
+                connection.execute("BEGIN IMMEDIATE")
+                if self._problem is not None:
+                    # Something must be written, or it is not known whether it can be.
+                    connection.execute(f"PRAGMA user_version = {len(self._migrations)}")
+                for running in left:
+                    _run(connection, running)
+                running = None
+                connection.execute("COMMIT")
+            except (sqlite3.Error, MemoryError) as problem:
+                with contextlib.suppress(sqlite3.Error):
+                    if connection.in_transaction:
+                        connection.execute("ROLLBACK")
+                if running is not None and _code(problem) == _CORRUPT:
+                    # A damaged page is met by those alone who need it, but spoils the transaction for all.
+                    running.problem = problem
+                    left, running = [job for job in left if job is not running], None
+                    continue
+                self._fail(jobs, str(problem) or "out of memory")
+                return
             self._succeed(jobs)
+            return
+
+    def _find_missing(self) -> str | None:
+        """Say which file is not the one that was opened any more: SQLite would go on writing to what nobody finds again."""
+        for suffix in ("", "-wal"):
+            path = self.path + suffix
+            try:
+                found = os.stat(path)
+            except OSError:
+                identity = None
+            else:
+                identity = (found.st_dev, found.st_ino)
+            if self._files.setdefault(suffix, identity) != identity:
+                return f"{path} was removed or replaced while the bridge ran; start it again"
+            if identity is None:
+                del self._files[suffix]  # the -wal file comes with the first transaction
+        return None
 
     def _fail(self, jobs: list[_Job], reason: str) -> None:
-        kept = [job for job in jobs if job.waiter is None and not job.is_droppable]
-        for job in jobs:
-            job.problem = None
+        """Keep what nobody waits for, and tell the others; also those that came meanwhile."""
         with self._changed:
             is_new = self._problem is None
             self._problem = reason
-            self._jobs.extendleft(reversed(kept))
-            # What came meanwhile fails with it: nobody waits longer for a disk that does not work.
-            jobs = jobs + [job for job in self._jobs if job.waiter is not None]
-            self._jobs = deque(job for job in self._jobs if job.waiter is None and not job.is_droppable)
-            self._has_given_up = self._is_closing
-            self._due = time.monotonic() + (0 if self._is_closing else STORE_RETRY_S)
+            jobs = [*jobs, *self._jobs]
+            self._jobs = deque(job for job in jobs if job.waiter is None)
+            self._has_given_up = self._is_ending
+            self._due = time.monotonic() + (0 if self._is_ending else STORE_RETRY_S)
         if is_new:
             log.error("The database %s cannot be written: %s. Trying again.", self.path, reason)
         _settle([(job.waiter, None, self._failure(reason)) for job in jobs if job.waiter is not None])
 
     def _succeed(self, jobs: list[_Job]) -> None:
-        if self._problem is not None:
-            with self._changed:
-                self._problem = None
-                dropped, self._dropped = self._dropped, 0
-                if self._jobs:
-                    self._act_in(0)
-            log.info("The database %s can be written again; %d writes were lost.", self.path, dropped)
+        self._measure()
+        with self._changed:
+            was_failing, self._problem = self._problem is not None, None
+            dropped, self._dropped = self._dropped, 0
+            if was_failing and self._jobs:
+                self._act_in(0)  # what was posted meanwhile set no time
+        if was_failing or dropped:
+            log.warning("The database %s can be written again; %d writes were lost.", self.path, dropped)
         outcomes: list[_Outcome] = []
         for job in jobs:
             problem = self._explain(job.problem)
@@ -307,13 +364,14 @@ class Database:
         """Return what a waiter is told of a job's problem; remember that the file is damaged."""
         import sqlite3
 
-        if not isinstance(problem, sqlite3.Error):
-            return problem
-        if _code(problem) in _DAMAGED:
-            if self._damage is None:
-                log.error("The database %s is damaged in a place: %s.", self.path, problem)
-            self._damage = str(problem)
-        return self._failure(str(problem))
+        damage = _damage_of(problem)
+        if damage is not None:
+            self.note_damage(damage)
+            return damage
+        return self._failure(str(problem)) if isinstance(problem, sqlite3.Error) else problem
+
+    def _measure(self) -> None:
+        self._bytes = sum(_size(self.path + suffix) for suffix in ("", "-wal"))
 
     # The reader's thread ------------------------------------------------------------------------
 
@@ -336,16 +394,63 @@ class Database:
         try:
             if connection is None:
                 connection = _connect(self.path, "ro")
-                connection.execute("PRAGMA query_only = ON")
             result = query(connection)
         except Exception as caught:  # noqa: BLE001 - it belongs to who waits for the result
             problem = caught
-            if connection is not None:
-                # The query may have been in the middle of a result, which would keep the -wal file growing.
-                connection.close()
-                connection = None
+            _let_go(caught)
         _settle([(waiter, result, self._explain(problem))])
         return connection
+
+
+def attempt(what: str, query: Query[Result]) -> Query[Result | StoreDamaged]:
+    """Return a query that finds what `query` does; or, where its rows are damaged, a `StoreDamaged` that names `what`.
+
+    So what else a reader is after is not lost with it. It is for the reader to say `note_damage`.
+    """
+
+    def run(connection: Connection) -> Result | StoreDamaged:
+        import sqlite3
+
+        try:
+            return query(connection)
+        except (sqlite3.Error, StoreDamaged) as problem:
+            damage = _damage_of(problem)
+            if damage is None:
+                raise
+            return StoreDamaged(f"{what} cannot be read. {damage.message}")
+        except (KeyError, TypeError, ValueError):
+            return StoreDamaged(f"{what} cannot be read. A row of the database is not as it was stored.")
+
+    return run
+
+
+class _Worker:
+    """A thread that runs a function."""
+
+    def __init__(self, name: str, run: Callable[[], None]) -> None:
+        self._run = run
+        self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        # A daemon: a disk that hangs for ever must not keep the process from ending.
+        self._thread = threading.Thread(target=self._run_and_tell, name=name, daemon=True)
+        self._thread.start()
+
+    @property
+    def is_running(self) -> bool:
+        return self._thread.is_alive()
+
+    async def join(self) -> None:
+        """Wait for its end; tell when that does not come."""
+        await asyncio.wait([self._ended], timeout=STORE_CLOSE_S)
+        if self._ended.done():
+            self._thread.join()
+        else:
+            log.error("The %s did not end in %d s: the disk hangs.", self._thread.name, STORE_CLOSE_S)
+
+    def _run_and_tell(self) -> None:
+        try:
+            self._run()
+        finally:
+            _settle([(self._ended, None, None)])
 
 
 _Outcome = tuple["asyncio.Future[Any]", Any, Exception | None]
@@ -371,6 +476,7 @@ def _set_results(outcomes: list[_Outcome]) -> None:
 
 def _run(connection: sqlite3.Connection, job: _Job) -> None:
     """Run the writes of a job so that they fail alone; raise sqlite3.Error when the whole transaction has failed."""
+    job.problem = None
     connection.execute("SAVEPOINT job")
     try:
         for write in job.writes:
@@ -380,24 +486,42 @@ def _run(connection: sqlite3.Connection, job: _Job) -> None:
             raise
         connection.execute("ROLLBACK TO job")
         job.problem = problem
+        _let_go(problem)
     connection.execute("RELEASE job")
 
 
-def _code(problem: sqlite3.Error) -> int | None:
-    """Return SQLite's primary error code; None for an error that Python's module raised itself."""
+def _let_go(problem: Exception) -> None:
+    """End the results that a failed function was in the middle of.
+
+    The exception holds them in its frames, and as long as it lives SQLite would keep their state of the database.
+    """
+    traceback.clear_frames(problem.__traceback__)
+
+
+def _code(problem: Exception) -> int | None:
+    """Return SQLite's primary error code; None for what is no error of SQLite's own."""
     code: int | None = getattr(problem, "sqlite_errorcode", None)
     return None if code is None else code & 0xFF
 
 
-def _is_of_the_disk(problem: Exception) -> bool:
-    """Say whether other writes would fail, too."""
+def _damage_of(problem: Exception | None) -> StoreDamaged | None:
+    """Return what is told of a problem that is a damage of the file; None for another one."""
     import sqlite3
 
-    if not isinstance(problem, sqlite3.Error):
-        return False
+    if isinstance(problem, StoreDamaged):
+        return problem
+    if isinstance(problem, sqlite3.Error) and _code(problem) in _DAMAGED:
+        return StoreDamaged(f"It lies where the database is damaged: {problem}.")
+    if isinstance(problem, sqlite3.OperationalError) and _code(problem) is None:
+        # Python's own, and it quotes the text.
+        return StoreDamaged("A row of the database is damaged: a text in it is no UTF-8.")
+    return None
+
+
+def _is_of_the_disk(problem: Exception) -> bool:
+    """Say whether it is no fault of the statement's: others may fail, too."""
     code = _code(problem)
-    # A damaged page is met by those alone who need it.
-    return code is not None and code not in _STATEMENT_ERRORS and code != _CORRUPT
+    return isinstance(problem, MemoryError) or (code is not None and code not in _STATEMENT_ERRORS)
 
 
 def _size(path: str) -> int:
@@ -432,6 +556,8 @@ def _open(path: str, migrations: Sequence[str]) -> sqlite3.Connection:
         raise StartFailed(f"Cannot open the database {path}: {problem.strerror}.") from None
     except sqlite3.Error as problem:
         raise _start_failed(path, problem) from None
+    except ValueError as problem:
+        raise StartFailed(f"Cannot open the database {path!r}: {problem}.") from None
     return connection
 
 
@@ -489,15 +615,15 @@ def _prepare(connection: sqlite3.Connection, migrations: Sequence[str]) -> None:
     if _pragma(connection, "schema_version") == 0:
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
     connection.execute("PRAGMA journal_mode = WAL")
+    # On macOS a plain fsync leaves the data in the drive's own memory; elsewhere this changes nothing.
+    connection.execute("PRAGMA fullfsync = ON")
+    connection.execute(f"PRAGMA wal_autocheckpoint = {STORE_CHECKPOINT_PAGES}")
     for number, script in enumerate(migrations, 1):
         if number > _pragma(connection, "user_version"):
             connection.executescript(
                 f"BEGIN IMMEDIATE; PRAGMA application_id = {_APPLICATION_ID};\n{script};\n"
                 f"PRAGMA user_version = {number}; COMMIT"
             )
-    # Raises where the file can only be read.
-    connection.execute("BEGIN IMMEDIATE")
-    connection.execute("ROLLBACK")
 
 
 def _pragma(connection: sqlite3.Connection, name: str) -> int:
@@ -505,11 +631,18 @@ def _pragma(connection: sqlite3.Connection, name: str) -> int:
     return value
 
 
+def _checkpoint(connection: sqlite3.Connection, kind: str) -> None:
+    """Copy what is in the -wal file into the database, between two transactions rather than inside one."""
+    import sqlite3
+
+    # Where it fails all is stored none the less: a later one, or the next start, does it.
+    with contextlib.suppress(sqlite3.Error):
+        connection.execute(f"PRAGMA wal_checkpoint({kind})")
+
+
 def _close(connection: sqlite3.Connection) -> None:
     import sqlite3
 
-    try:
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    _checkpoint(connection, "TRUNCATE")
+    with contextlib.suppress(sqlite3.Error):
         connection.close()
-    except sqlite3.Error:
-        pass  # what is in the -wal file is stored as well: the next start reads it

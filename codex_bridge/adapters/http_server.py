@@ -25,6 +25,7 @@ import errno
 import os
 import resource
 import socket
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ from typing import TypeVar
 from .. import log
 from ..errors import BridgeError, RequestTimeout
 from ..limits import (
+    BACKLOG,
     BODY_IDLE_TIMEOUT_S,
     BODY_TOTAL_TIMEOUT_S,
     HEAD_TIMEOUT_S,
@@ -45,6 +47,7 @@ from ..limits import (
     READ_BYTES,
     RESERVED_DESCRIPTORS,
     SWEEP_INTERVAL_S,
+    SWEEP_OVERDUE_S,
     WRITE_TIMEOUT_S,
 )
 from ..protocol.http_messages import Headers, RequestHead
@@ -62,6 +65,9 @@ class State(Enum):
     WRITING = auto()
     STREAM = auto()
     CLOSING = auto()
+
+
+_ANSWERING = frozenset({State.HANDLING, State.BODY, State.WRITING, State.STREAM})
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,19 +217,21 @@ class HttpServer:
         self._handler = handler
         self._render_error = render_error
         self.timeouts = timeouts or Timeouts()
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
         self._connections: set[_Connection] = set()
         self._sweep: asyncio.TimerHandle | None = None
+        self._swept_at = 0.0
         self._closing = False
+        self.request_ended = asyncio.Event()
         # Both servers of a bridge together must not use up the process's descriptors.
         self._max_connections = min(MAX_CONNECTIONS, (raise_descriptor_limit() - RESERVED_DESCRIPTORS) // 2)
         self.date_line = b""
 
     async def listen_tcp(self, host: str, port: int) -> tuple[str, int]:
         """Listen on `host`:`port` (0 picks one); return the address in use."""
-        self._server = await asyncio.start_server(self._connect, host, port, limit=READ_BYTES, backlog=512)
-        self._start_sweep()
-        name = self._server.sockets[0].getsockname()
+        server = await asyncio.start_server(self._connect, host, port, limit=READ_BYTES, backlog=BACKLOG)
+        self._serve_on(server)
+        name = server.sockets[0].getsockname()
         return name[0], name[1]
 
     async def listen_unix(self, path: str) -> None:
@@ -233,16 +241,47 @@ class HttpServer:
         # The socket is made with these rights, rather than given them a moment later.
         mask = os.umask(0o177)
         try:
-            self._server = await asyncio.start_unix_server(self._connect, path, limit=READ_BYTES, backlog=512)
+            server = await asyncio.start_unix_server(self._connect, path, limit=READ_BYTES, backlog=BACKLOG)
         finally:
             os.umask(mask)
-        self._start_sweep()
+        self._serve_on(server)
+
+    async def listen_on(self, listener: socket.socket) -> None:
+        """Listen on a socket that somebody else has opened, and whose file is theirs to remove."""
+        if listener.family is not socket.AF_UNIX:
+            server = await asyncio.start_server(
+                self._connect, sock=listener, limit=READ_BYTES, backlog=BACKLOG
+            )
+        else:
+            server = await _start_given_unix_server(self._connect, listener)
+        self._serve_on(server)
+
+    def _serve_on(self, server: asyncio.Server) -> None:
+        self._servers.append(server)
+        if self._sweep is None:
+            self._start_sweep()
+
+    @property
+    def is_well(self) -> bool:
+        """Whether what every deadline and heartbeat hangs on still works."""
+        return asyncio.get_running_loop().time() - self._swept_at < SWEEP_OVERDUE_S
+
+    @property
+    def answering(self) -> int:
+        """How many requests are under way, but for streams that last until they are closed."""
+        return sum(connection.is_answering for connection in self._connections)
+
+    async def finish_requests(self) -> None:
+        """Return when no request is under way, but for such streams."""
+        while self.answering:
+            self.request_ended.clear()
+            await self.request_ended.wait()
 
     def stop_accepting(self) -> None:
         """Take no new connection; answer what is under way with `Connection: close`."""
         self._closing = True
-        if self._server is not None:
-            self._server.close()
+        for server in self._servers:
+            server.close()
         for connection in list(self._connections):
             if connection.state is State.IDLE:
                 connection.transport.close()
@@ -278,6 +317,7 @@ class HttpServer:
             log.error("a connection ended by %s: %s", type(problem).__name__, problem)
         finally:
             self._connections.discard(connection)
+            self.request_ended.set()
             connection.end()
 
     async def answer(self, request: Request) -> Response | StreamResponse:
@@ -303,7 +343,7 @@ class HttpServer:
         loop = asyncio.get_running_loop()
         self.date_line = time.strftime("Date: %a, %d %b %Y %H:%M:%S GMT\r\n", time.gmtime()).encode()
         self._sweep = loop.call_later(self.timeouts.sweep, self._start_sweep)
-        now = loop.time()
+        self._swept_at = now = loop.time()
         for connection in list(self._connections):
             # uvloop may raise on a connection that has just broken, whose own task is about to find out. The others
             # must not lose their deadlines with it.
@@ -315,7 +355,7 @@ class _Connection:
     """One client: reads requests one after the other and writes the answers in order."""
 
     __slots__ = (
-        "_body", "_body_deadline", "_body_read", "_continue", "_has_served", "_is_broken", "_loop", "_reader", "_server", "_stream", "_times",
+        "_body", "_body_deadline", "_body_read", "_continue", "_is_broken", "_lasts", "_loop", "_reader", "_server", "_stream", "_times",
         "_unsent", "_writer", "deadline", "heads", "state", "task", "transport",
     )  # fmt: skip
 
@@ -336,7 +376,7 @@ class _Connection:
         self._stream: Stream | None = None
         self._unsent = 0
         self._is_broken = False
-        self._has_served = False
+        self._lasts = False
         self._body_read: asyncio.Event | None = None
         self.state = State.IDLE
         self.deadline: float | None = None
@@ -384,6 +424,11 @@ class _Connection:
             self._loop.call_later(self._times.linger, self.transport.abort)
 
     @property
+    def is_answering(self) -> bool:
+        """Whether a request is under way that ends by itself."""
+        return not self._lasts and self.state in _ANSWERING
+
+    @property
     def unsent_bytes(self) -> int:
         """What was written and not taken by the client; 0 once the connection is over (uvloop raises then)."""
         return 0 if self.transport.is_closing() else self.transport.get_write_buffer_size()
@@ -400,6 +445,8 @@ class _Connection:
             if head is None:
                 return
             keep_alive = await self._serve_request(head)
+            self._enter(State.IDLE, self._times.idle)
+            self._server.request_ended.set()
         await self._linger()
 
     async def _next_head(self) -> RequestHead | None:
@@ -407,8 +454,6 @@ class _Connection:
             text = self.heads.next_head()
             if text is not None:
                 return parse_request_head(text)
-        if self._has_served:
-            self._enter(State.IDLE, self._times.idle)
         while True:
             if self.heads.buffer and self.state is State.IDLE:
                 self._enter(State.HEAD, self._times.head)
@@ -425,7 +470,6 @@ class _Connection:
     async def _serve_request(self, head: RequestHead) -> bool:
         """Answer one request; return whether the connection can take another."""
         self._enter(State.HANDLING, None)
-        self._has_served = True
         self._body = BodyReader(head.framing) if head.framing.has_body else None
         self._body_deadline = None
         self._body_read = None
@@ -453,6 +497,7 @@ class _Connection:
     async def _write_stream(self, response: StreamResponse, head: RequestHead, keep_alive: bool) -> bool:
         sized = any(name.lower() == "content-length" for name, _ in response.headers)
         chunked = not sized and not response.until_close and head.version == "1.1"
+        self._lasts = response.until_close
         keep_alive = keep_alive and (sized or chunked) and self._is_body_droppable()
         start = encode_status_and_headers(response.status, response.headers, response.reason)
         framing = b"Transfer-Encoding: chunked\r\n" if chunked else b""
@@ -598,6 +643,19 @@ class _Connection:
             if not self.transport.is_closing():
                 self.transport.write_eof()
         await self.wait_eof()
+
+
+async def _start_given_unix_server(
+    on_connection: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+    listener: socket.socket,
+) -> asyncio.Server:
+    """Serve a unix socket, and leave its file alone at the end: its owner listens on."""
+    if sys.version_info >= (3, 13):
+        with contextlib.suppress(TypeError):  # an older uvloop has no such option, and removes nothing
+            return await asyncio.start_unix_server(
+                on_connection, sock=listener, limit=READ_BYTES, backlog=BACKLOG, cleanup_socket=False
+            )
+    return await asyncio.start_unix_server(on_connection, sock=listener, limit=READ_BYTES, backlog=BACKLOG)
 
 
 async def _is_served(path: str) -> bool:

@@ -48,6 +48,14 @@ def object_field(value: dict[str, Any], name: str) -> dict[str, Any]:
     return found
 
 
+def choice_field(value: dict[str, Any], name: str, allowed: tuple[str, ...]) -> str:
+    """Return an optional word out of `allowed`, whose last is the default."""
+    found = value.get(name, allowed[-1])
+    if found not in allowed:
+        raise InvalidField(name, f"{name}: expected {' or '.join(allowed)}.")
+    return str(found)
+
+
 def context_field(value: dict[str, Any]) -> dict[str, Any]:
     """Return the optional object `context`, of a bounded size."""
     context = object_field(value, "context")

@@ -19,7 +19,7 @@ class Route:
     """`path` has `:name` for a segment that is a value, and may end in `*` for whatever follows.
 
     The method `*` takes every other one. `is_open` routes answer without a token; `takes_any_body` ones judge
-    the content type themselves.
+    the content type themselves; `starts_work` ones are refused while the bridge drains.
     """
 
     method: str
@@ -27,13 +27,15 @@ class Route:
     handler: Handler
     is_open: bool = False
     takes_any_body: bool = False
+    starts_work: bool = False
 
 
 class Router:
     """Finds the route of a request and guards it."""
 
-    def __init__(self, routes: list[Route], guard: Access) -> None:
+    def __init__(self, routes: list[Route], guard: Access, check_open: Callable[[], None]) -> None:
         self._guard = guard
+        self._check_open = check_open
         # All methods of a path; fixed paths are found by one look-up.
         self._fixed: dict[str, dict[str, Route]] = {}
         self._patterns: list[tuple[list[str], dict[str, Route]]] = []
@@ -89,6 +91,8 @@ class Router:
             raise MethodNotAllowed(f"{request.path} takes {allow}.", headers=(("Allow", allow),))
         if not route.takes_any_body:
             self._guard.check_content_type(request)
+        if route.starts_work:
+            self._check_open()
         return await route.handler(request)
 
     def _match(self, path: str) -> tuple[dict[str, Route], tuple[str, ...]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .. import __version__
+from ..adapters.database import Database
 from ..adapters.http_server import Request, Response
 from ..limits import PREFLIGHT_WAIT_S
 from ..runtime import Runtime
@@ -29,6 +30,7 @@ class StatusRoutes:
         preflight: Preflight,
         config: RuntimeConfig,
         device_auth: DeviceAuth,
+        database: Database,
         settings: dict[str, Any],
     ) -> None:
         self._access = access
@@ -37,6 +39,7 @@ class StatusRoutes:
         self._preflight = preflight
         self._config = config
         self._device_auth = device_auth
+        self._database = database
         self._settings = settings
 
     async def health(self, request: Request) -> Response:
@@ -47,10 +50,12 @@ class StatusRoutes:
         return replies.ok(
             service=_SERVICE,
             version=__version__,
+            state="draining" if self._executor.is_draining else "ready",
             auth_state=backend.auth_mode,
             has_api_key=backend.settings.api_key is not None,
             login_status=await self._device_auth.status_for_health(),
             bridge_load=self._executor.load(),
+            store=self._database.describe_state(),
             codex={"state": self._runtime.describe()["state"]},
         )
 
@@ -70,4 +75,5 @@ class StatusRoutes:
             capabilities=dict(self._runtime.capabilities),
             preflight=self._preflight.to_json(checks),
             codex_process=self._runtime.describe(),
+            store=self._database.describe(),
         )

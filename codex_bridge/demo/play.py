@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
-from .. import app, config, log
+from .. import app, config, daemon, log
 from ..errors import BridgeError, StartFailed
 from . import model
 
@@ -90,7 +90,7 @@ async def _run(
 
     finished: list[bool] = []
     try:
-        goes_on = await app.serve(loaded, during)
+        goes_on = await daemon.serve(loaded, during=during)
     finally:
         await upstream.stop(1)
     # Without `stay` the player ends the bridge; what counts is then whether its turn was played.

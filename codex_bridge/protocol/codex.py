@@ -23,6 +23,7 @@ from ..runtime import (
     TurnRequest,
     TurnStatus,
 )
+from . import codex_requests
 
 # The name under which Codex knows the bridge's gateway.
 PROVIDER_ID = "codex_bridge"
@@ -60,6 +61,9 @@ _SANDBOX_POLICIES: dict[str, dict[str, Any]] = {
     "read-only": {"type": "readOnly", "networkAccess": False},
     "danger-full-access": {"type": "dangerFullAccess"},
 }  # fmt: skip
+
+# The approval policy with which Codex asks nothing.
+_NEVER = "never"
 
 # What this client is; models see it in the user agent of requests.
 _CLIENT = "codex-bridge"
@@ -117,6 +121,11 @@ def session_config(request: TurnRequest, credential: Mapping[str, str]) -> dict[
     Codex does not write a mark of trust into the user's configuration, as it does otherwise.
     """
     config: dict[str, Any] = {"projects": {request.workspace_root: {"trust_level": "untrusted"}}}
+    if request.approval_policy != _NEVER:
+        # The model has the tool in any case; without this it is told that questions are not possible. A table
+        # `features` would take the place of those in `OVERRIDES`.
+        config["features.default_mode_request_user_input"] = True
+        config["suppress_unstable_features_warning"] = True
     if request.route:
         config["model_providers"] = {
             PROVIDER_ID: {
@@ -140,7 +149,9 @@ def thread_params(request: TurnRequest) -> dict[str, Any]:
     params: dict[str, Any] = {
         "cwd": request.workspace_root,
         "sandbox": request.sandbox_mode,
-        "approvalPolicy": "never",
+        "approvalPolicy": request.approval_policy,
+        # The host decides, whatever the user's configuration says of a model that reviews.
+        "approvalsReviewer": "user",
         "config": session_config(request, credential),
     }
     if request.model:
@@ -254,9 +265,9 @@ _CALLS = (
     "turn/start", "turn/steer", "turn/interrupt", "command/exec",
     "account/read", "account/login/start", "account/login/cancel", "account/logout",
 )  # fmt: skip
-_DECLINED = ("item/commandExecution/requestApproval", "item/fileChange/requestApproval")
 NAMES = (
-    *_CALLS, *_DECLINED, *_EVENTS, "turn/completed", "thread/closed", "account/login/completed", "account/updated",
+    *_CALLS, *codex_requests.APPROVALS, *_EVENTS, "turn/completed", "thread/closed", "serverRequest/resolved",
+    "account/login/completed", "account/updated",
 )  # fmt: skip
 
 
@@ -302,13 +313,6 @@ def not_resumed_event(reason: str) -> Event:
         "type": "warning", "code": "thread_not_resumed",
         "message": f"The earlier conversation could not be resumed; a new one begins. {reason}",
     }  # fmt: skip
-
-
-def decline_result(method: str) -> Any | None:
-    """Return the answer that says no to a server request, None when it has no such answer."""
-    if method in _DECLINED:
-        return {"decision": "decline"}
-    return None
 
 
 # Account ------------------------------------------------------------------------------------------

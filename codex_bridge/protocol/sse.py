@@ -14,6 +14,17 @@ def encode_event(epoch: str, seq: int, name: str, data: bytes) -> bytes:
     return b"id: %b-%d\nevent: %b\ndata: %b\n\n" % (epoch.encode(), seq, name.encode(), data)
 
 
+def decode_event(event: bytes) -> tuple[str, bytes]:
+    """Return name and data of what `encode_event` made."""
+    _, name, data, *_ = event.split(b"\n", 3)
+    return name.removeprefix(b"event: ").decode(), data.removeprefix(b"data: ")
+
+
+def encode_last_event(name: str, data: bytes) -> bytes:
+    """Return an event without an id: the client's `Last-Event-ID` stays what it was."""
+    return b"event: %b\ndata: %b\n\n" % (name.encode(), data)
+
+
 def encode_retry(milliseconds: int) -> bytes:
     """Return the field that tells a client how long to wait before it reconnects."""
     return b"retry: %d\n\n" % milliseconds

@@ -18,6 +18,7 @@ from ..model import new_id
 from ..protocol import codex, json_codec
 from ..runtime import (
     AccountEvent,
+    Ask,
     CommandResult,
     Emit,
     Failure,
@@ -38,7 +39,7 @@ class AppServerRuntime:
 
     capabilities: Mapping[str, bool] = {
         "deltas": True, "diffs": True, "interrupt": True, "resume": True, "images": True,
-        "background_commands": True, "approvals": False, "steer": True,
+        "background_commands": True, "approvals": True, "steer": True,
     }  # fmt: skip
 
     def __init__(
@@ -55,14 +56,14 @@ class AppServerRuntime:
         self._runs: dict[str, Run] = {}
         self._given: dict[str, AppServerChild] = {}
 
-    async def run_turn(self, request: TurnRequest, emit: Emit) -> TurnOutcome:
+    async def run_turn(self, request: TurnRequest, emit: Emit, ask: Ask) -> TurnOutcome:
         """Run one turn; see `Runtime`."""
-        run = Run(request, emit)
+        run = Run(request, emit, ask)
         outcome = await self._attempt(run)
         if outcome.failure is not None and outcome.failure.code == "codex_exited" and not run.has_begun:
             # A child can die while it rests, and nobody knows until it is spoken to. What it never began can be
             # given to the next one.
-            outcome = await self._attempt(Run(request, emit))
+            outcome = await self._attempt(Run(request, emit, ask))
         return outcome
 
     async def _attempt(self, run: Run) -> TurnOutcome:
@@ -103,14 +104,17 @@ class AppServerRuntime:
     async def _play_on(self, child: AppServerChild, run: Run) -> TurnOutcome:
         request = run.request
         if request.thread_id is not None:
-            for other in self._supervisor.children:
+            for other in list(self._supervisor.children):  # one may end meanwhile
                 if other is not child:
                     await other.give_up_thread(request.thread_id)
         await child.open_thread(run)
         run.cancellable = None
         context = json_codec.encode(request.context).decode() if request.context else None
-        await child.call("turn/start", codex.turn_params(request, run.thread_id, context))
-        outcome = await run.done
+        try:
+            await child.call("turn/start", codex.turn_params(request, run.thread_id, context))
+            outcome = await run.done
+        finally:
+            await run.asks.end()
         if outcome.status is TurnStatus.INTERRUPTED and child.is_alive:
             await child.end_commands(run)
         return outcome

@@ -18,12 +18,12 @@ from ..errors import CodexFailed
 from ..limits import CALL_TIMEOUT_S, COMMAND_END_S, MAX_LOADED_THREADS
 from ..protocol import codex
 from ..runtime import AccountEvent
-from .app_server_client import AppServerClient
+from .app_server_client import AppServerClient, RequestId
 from .app_server_run import Run
 
 
 class AppServerChild:
-    """Implements the supervisor's port `Child`. `on_rest` is called when something that used it has ended."""
+    """A child. `on_exit` is called at its end, `on_rest` when something that used it has ended."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class AppServerChild:
         self._on_exit = on_exit
         self._on_rest = on_rest
         self._on_account_event = on_account_event
-        self._client = AppServerClient(self._on_notification, self._on_client_exit)
+        self._client = AppServerClient(self._on_notification, self._on_request, self._on_client_exit)
         self.program: Program | None = None
         self.is_wanted = True
         # Whether a turn has begun on it: then it works, whatever ends it later.
@@ -132,6 +132,19 @@ class AppServerChild:
         run = self._runs.get(thread_id)
         if run is not None:
             run.on_notification(method, params)
+            return
+        run = self._find_run_of_agent(thread_id)
+        if run is not None:
+            run.asks.on_notification(method, params)
+
+    def _on_request(self, request_id: RequestId, method: str, params: dict[str, Any]) -> bool:
+        thread_id = params.get("threadId", "")
+        run = self._runs.get(thread_id) or self._find_run_of_agent(thread_id)
+        return run is not None and run.asks.on_request(self._client, request_id, method, params)
+
+    def _find_run_of_agent(self, thread_id: str) -> Run | None:
+        """Return the turn that has spawned the agent of this thread."""
+        return next((run for run in self._runs.values() if thread_id in run.asks.agents), None)
 
     # Turns ----------------------------------------------------------------------------------------
 

@@ -14,19 +14,26 @@ from .. import __version__, log
 from ..adapters.process import ChildProcess
 from ..errors import BridgeError, CodexFailed
 from ..limits import CALL_TIMEOUT_S, HANDSHAKE_TIMEOUT_S
-from ..protocol import codex, json_codec, jsonrpc
+from ..protocol import codex, codex_requests, json_codec, jsonrpc
 from ..workspace.scratch import mark_of
 
 Result = dict[str, Any]
+RequestId = int | str
+# Takes a server request, to answer it some time, or returns False.
+OnRequest = Callable[[RequestId, str, dict[str, Any]], bool]
 
 
 class AppServerClient:
     """Talks to one child. `on_notification(method, params)` is called for each notification, in order."""
 
     def __init__(
-        self, on_notification: Callable[[str, dict[str, Any]], None], on_exit: Callable[[CodexFailed], None]
+        self,
+        on_notification: Callable[[str, dict[str, Any]], None],
+        on_request: OnRequest,
+        on_exit: Callable[[CodexFailed], None],
     ) -> None:
         self._on_notification = on_notification
+        self._on_request = on_request
         self._on_exit = on_exit
         self._child: ChildProcess | None = None
         self._reader: asyncio.Task[None] | None = None
@@ -104,6 +111,11 @@ class AppServerClient:
             self._last_id += 1
             self._child.write(jsonrpc.encode_request(self._last_id, method, params))
 
+    def answer(self, request_id: RequestId, result: Result) -> None:
+        """Answer a request of the child."""
+        if self.is_alive and self._child is not None:
+            self._child.write(jsonrpc.encode_result(request_id, result))
+
     def kill(self) -> None:
         """End a wedged child at once, with its group. What waits for it fails, whoever still holds its pipes."""
         if self._child is not None and self._reader is not None:
@@ -146,7 +158,7 @@ class AppServerClient:
             if method is None:
                 self._settle(message)
             elif "id" in message:
-                self._answer(message["id"], method)
+                self._take_request(message["id"], method, message.get("params") or {})
             else:
                 self._on_notification(method, message.get("params") or {})
         except (BridgeError, AttributeError, KeyError, TypeError, ValueError, RecursionError) as problem:
@@ -171,12 +183,17 @@ class AppServerClient:
         else:
             future.set_result(message["result"])
 
-    def _answer(self, request_id: int | str, method: str) -> None:
-        """Say no to what Codex asks: with the approval policy `never` nothing is asked that should be granted."""
+    def _take_request(self, request_id: RequestId, method: str, params: dict[str, Any]) -> None:
+        """Pass on what Codex asks; say no to what nobody takes or understands: it waits for ever."""
         assert self._child is not None
-        result = codex.decline_result(method)
+        try:
+            if self._on_request(request_id, method, params):
+                return
+        except (AttributeError, KeyError, TypeError, ValueError) as problem:
+            log.warning("Codex's request %s cannot be read: %r is missing or wrong", method, problem)
+        result = codex_requests.encode_refusal(method, params)
         if result is not None:
-            self._child.write(jsonrpc.encode_result(request_id, result))
+            self.answer(request_id, result)
         else:
             self._child.write(jsonrpc.encode_error(request_id, -32601, f"{method} is not supported"))
         log.warning("declined Codex's request %s", method)

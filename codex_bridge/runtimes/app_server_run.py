@@ -8,15 +8,17 @@ from typing import Any
 
 from ..errors import CodexFailed
 from ..protocol import codex
-from ..runtime import Emit, Event, Failure, TurnOutcome, TurnRequest, TurnStatus
+from ..runtime import Ask, Emit, Event, Failure, TurnOutcome, TurnRequest, TurnStatus
+from .app_server_asks import Asks
 
 
 class Run:
     """One turn while it runs."""
 
-    def __init__(self, request: TurnRequest, emit: Emit) -> None:
+    def __init__(self, request: TurnRequest, emit: Emit, ask: Ask) -> None:
         self.request = request
         self.emit = emit
+        self.asks = Asks(ask)
         # The task of `run_turn` while it may be cancelled: until Codex is given the turn.
         self.cancellable = asyncio.current_task()
         self.thread_id = ""
@@ -38,6 +40,7 @@ class Run:
 
     def on_notification(self, method: str, params: dict[str, Any]) -> None:
         """Take what Codex tells of the turn's thread."""
+        self.asks.on_notification(method, params)
         if method == "turn/started" and not self.begun.done():
             self.has_begun = True
             self.begun.set_result(params["turn"]["id"])

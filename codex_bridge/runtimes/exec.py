@@ -21,7 +21,7 @@ from ..limits import CHILD_STOP_STEP_S
 from ..model import now_ms
 from ..protocol import codex, codex_exec, json_codec
 from ..protocol.jsonrpc import LineSplitter
-from ..runtime import Emit, Failure, TurnOutcome, TurnRequest, TurnStatus
+from ..runtime import Ask, Emit, Failure, TurnOutcome, TurnRequest, TurnStatus
 from ..workspace.scratch import keep_scratch, link_into, mark_of
 from .quick_exits import QuickExits
 
@@ -43,7 +43,7 @@ class ExecRuntime:
         self._last_exit: dict[str, Any] | None = None
         self._stopping = False
 
-    async def run_turn(self, request: TurnRequest, emit: Emit) -> TurnOutcome:
+    async def run_turn(self, request: TurnRequest, emit: Emit, ask: Ask) -> TurnOutcome:
         """Run one turn; see `Runtime`."""
         run = self._runs[request.turn_id] = _Run(request, emit)
         try:

@@ -2,8 +2,11 @@
 
 Each event is encoded once, for all its readers. Events that follow each other closely are gathered and
 written together; the first after a quiet moment goes out at once. Adjacent deltas of one item that wait in
-the same moment become one delta. The log is bounded in bytes, and it is all that is kept for slow readers: one
-that lags reads from it, and one that lags behind its beginning is cut off.
+the same moment become one delta. The log is bounded in bytes, and it is all that is kept in memory for slow readers:
+one that lags reads from it, and one that lags behind its beginning is cut off. Older events are in the store.
+
+What must not be told before it is stored is appended under a `hold`: it is numbered and kept, and it and all that
+follows it reaches the readers with the `release`.
 """
 
 from __future__ import annotations
@@ -11,10 +14,18 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
+from collections.abc import Callable
 from itertools import islice
 from typing import Any, Protocol
 
-from ..limits import GATHER_S, LOG_REST_S, MAX_IDLE_LOG_BYTES, MAX_LOG_BYTES, MIN_LOG_EVENTS
+from ..limits import (
+    GATHER_S,
+    LOG_REST_S,
+    MAX_IDLE_LOG_BYTES,
+    MAX_LOG_BYTES,
+    MAX_UNSTORED_BYTES,
+    MIN_LOG_EVENTS,
+)
 from ..protocol import json_codec, sse
 
 
@@ -24,6 +35,8 @@ class Reader(Protocol):
     seq: int
     # Whether it takes events as they come; one that does not reads them with `replay`.
     is_live: bool
+    # Whether it reads older events from the store, and so is behind the log's beginning by right.
+    reads_store: bool
 
     def send(self, data: bytes, seq: int) -> None:
         """Take encoded events up to `seq`, at once."""
@@ -35,21 +48,35 @@ class Reader(Protocol):
         """Learn that nothing more comes."""
 
 
+def new_epoch() -> str:
+    """Return a name for a numbering."""
+    return os.urandom(4).hex()
+
+
 class EventLog:
     """The numbered events of one session.
 
-    `seq` is the number of the last event; `epoch` names this numbering.
+    `seq` is the number of the last event, `told_seq` that of the last that readers may have; `epoch` names this
+    numbering, and its first `prologue` events tell what a restart of the bridge made of the session.
+    `on_unstored(is_much)` is called when there are events that `take_unstored` would return, `on_rest()` when
+    nothing has happened for a while.
     """
 
     __slots__ = (
-        "_delta", "_delta_texts", "_entries", "_flush_due", "_last_delta_item", "_last_flush", "_loop", "_readers", "_size", "_unsent",
-        "epoch", "is_closed", "seq",
+        "_delta", "_delta_texts", "_entries", "_flush_due", "_holds", "_last_delta_item", "_last_flush", "_loop", "_readers",
+        "_size", "_stored_seq", "_unsent", "_unstored_bytes", "epoch", "is_closed", "on_rest", "on_unstored", "prologue", "seq",
+        "told_seq",
     )  # fmt: skip
 
-    def __init__(self) -> None:
-        self.epoch = os.urandom(4).hex()
-        self.seq = 0
+    def __init__(self, epoch: str | None = None, seq: int = 0) -> None:
+        self.epoch = epoch or new_epoch()
+        self.seq = self.told_seq = self._stored_seq = seq
+        self.prologue = 0
         self.is_closed = False
+        self.on_unstored: Callable[[bool], None] = lambda is_much: None
+        self.on_rest: Callable[[], None] = lambda: None
+        self._unstored_bytes = 0
+        self._holds = 0
         self._loop = asyncio.get_running_loop()
         self._entries: deque[bytes] = deque()
         self._size = 0
@@ -94,6 +121,9 @@ class EventLog:
             self._flush_due.cancel()
             self._flush_due = None
         self._close_delta()
+        if self._holds:
+            return
+        self.told_seq = self.seq
         if not self._unsent:
             return
         self._last_flush = self._loop.time()
@@ -104,26 +134,60 @@ class EventLog:
                 reader.send(data, self.seq)
         self._cut_off_the_lost()
 
+    def hold(self) -> None:
+        """Tell the readers nothing that is appended from now on, until `release`. Holds may nest."""
+        self.flush()
+        self._holds += 1
+
+    def release(self) -> None:
+        """Take one hold back."""
+        self._holds -= 1
+        if not self._holds:
+            self.flush()
+
+    def renew(self) -> None:
+        """Begin a new numbering with no event in it; the readers are closed, and find it when they come back."""
+        for reader in list(self._readers):
+            reader.close()
+        self._close_delta()
+        self._entries.clear()
+        self._unsent.clear()
+        self.epoch = new_epoch()
+        self.seq = self.told_seq = self._stored_seq = self._size = self._unstored_bytes = self.prologue = 0
+
+    def take_unstored(self) -> tuple[int, list[bytes]] | None:
+        """Return the events that were not taken before, encoded, and the number of the first."""
+        self._close_delta()
+        entries = list(islice(reversed(self._entries), self.seq - self._stored_seq))
+        self._stored_seq = self.seq
+        self._unstored_bytes = 0
+        entries.reverse()
+        return (self.seq - len(entries) + 1, entries) if entries else None
+
+    @property
+    def has_readers(self) -> bool:
+        return bool(self._readers)
+
     def rest(self) -> None:
         """Keep only a little once nothing has happened for a while."""
         self._loop.call_later(LOG_REST_S, self._trim_after_rest, self.seq)
 
     def can_replay(self, epoch: str, seq: int) -> bool:
         """Say whether all events behind `seq` are still here."""
-        return epoch == self.epoch and self.seq - len(self._entries) <= seq <= self.seq
+        self.flush()
+        return epoch == self.epoch and self.seq - len(self._entries) <= seq <= self.told_seq
 
     def replay(self, seq: int, max_bytes: int) -> tuple[bytes, int] | None:
         """Return encoded events behind `seq`, about `max_bytes` of them, and the number of the last.
 
         None means that some of them are no longer here.
         """
-        self.flush()
         if not self.can_replay(self.epoch, seq):
             return None
         pieces: list[bytes] = []
         size = 0
         first = self.seq - len(self._entries) + 1
-        for entry in islice(self._entries, seq + 1 - first, None):
+        for entry in islice(self._entries, seq + 1 - first, self.told_seq + 1 - first):
             if size >= max_bytes:
                 break
             pieces.append(entry)
@@ -157,23 +221,28 @@ class EventLog:
         entry = sse.encode_event(self.epoch, self.seq, name, json_codec.encode(data))
         self._entries.append(entry)
         self._size += len(entry)
-        self._trim(MAX_LOG_BYTES)
-        if self._readers:
+        if self._readers or self._holds:
             self._unsent.append(entry)
+        is_first = not self._unstored_bytes
+        self._unstored_bytes += len(entry)
+        if is_first or self._unstored_bytes > MAX_UNSTORED_BYTES:
+            self.on_unstored(self._unstored_bytes > MAX_UNSTORED_BYTES)
+        self._trim(MAX_LOG_BYTES, MIN_LOG_EVENTS)
 
-    def _trim(self, limit: int) -> None:
-        while self._size > limit and len(self._entries) > MIN_LOG_EVENTS:
+    def _trim(self, limit: int, least: int) -> None:
+        while self._size > limit and len(self._entries) > least:
             self._size -= len(self._entries.popleft())
 
     def _trim_after_rest(self, seq: int) -> None:
         if seq == self.seq:
-            self._trim(MAX_IDLE_LOG_BYTES)
+            self._trim(MAX_IDLE_LOG_BYTES, 0)
             self._cut_off_the_lost()
+            self.on_rest()
 
     def _cut_off_the_lost(self) -> None:
         first = self.seq - len(self._entries)
         for reader in list(self._readers):
-            if not reader.is_live and reader.seq < first:
+            if not reader.is_live and not reader.reads_store and reader.seq < first:
                 reader.cut_off()
 
     def _schedule_flush(self) -> None:

@@ -14,11 +14,12 @@ from typing import Any
 
 from .. import log
 from ..config import SETTINGS
-from ..errors import ConfigError, InvalidField
+from ..errors import ConfigError, Conflict, InvalidField
 from ..limits import MAX_CHOICE_CHARACTERS, MAX_HIDDEN_KEYS
 from ..providers import PROVIDERS
 from ..workspace.paths import WorkspaceRoots
 from .backend import Backend, ProviderSettings, check_key, parse_base_url, resolve_backend
+from .live import LiveSession
 
 # The fields of a choice of backend, and those of the settings (config, ProviderSettings) that they stand for.
 CHOICE_FIELDS = {
@@ -106,6 +107,16 @@ class RuntimeConfig:
         if "auth_mode" in choice:
             check_key(settings)
         return resolve_backend(settings)
+
+    def backend_of_session(self, live: LiveSession) -> Backend:
+        """Return what a session uses now; raise `InvalidField`, or `Conflict` when its key is gone."""
+        if live.lacks_key:
+            raise Conflict(
+                "The session's own provider key was held in memory, and is gone with the bridge that held it: "
+                "create the session anew with its key.",
+                code="provider_key_lost",
+            )
+        return self.backend_of(live.choice)
 
     def auth_state(self) -> tuple[str, bool]:
         """Return the auth mode in force, and whether there is a provider's key."""

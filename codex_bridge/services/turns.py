@@ -1,58 +1,74 @@
-"""Turns: takes messages, runs them through the executor and the runtime, and writes what happens into the session.
+"""Turns: takes messages, stores them, and runs their turns through the executor and the player.
 
-One turn at a time in a session. A turn is in one of these states, each seen in the session's status:
-queued -> running -> completed | interrupted | failed. Every way out passes `_finish`.
+One turn of a session runs at a time; more may wait behind it. A turn is in one of these states, each stored and seen
+in the session's status: queued -> running -> completed | interrupted | failed. Every way out passes `_end`.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
 
 from .. import log
-from ..errors import Conflict
-from ..limits import MAX_RECENT_EVENT_CHARACTERS
+from ..errors import BridgeError, Conflict, NotFound
+from ..limits import MAX_HOLD_S
 from ..model import Message, Role, Session, SessionStatus, new_id, now_ms
-from ..runtime import Event, Failure, ModelRoute, Runtime, TurnOutcome, TurnRequest, TurnStatus
-from ..workspace.paths import is_unmoved
+from ..runtime import Runtime, TurnOutcome, TurnStatus
+from ..store import messages, turns
+from ..store.turns import TurnRow
+from .approvals import Reason
 from .backend import Backend
-from .device_auth import DeviceAuth
 from .executor import Job, TurnExecutor
 from .gateway import Gateway
-from .sandbox import SandboxCheck
-from .sessions import LiveSession, SessionService
+from .live import LiveSession
+from .recorder import Recorder
+from .sessions import SessionService
+from .transcript import Transcript
+from .turn_player import Prompt, Turn, TurnPlayer
 
-_DELTAS = frozenset({"item.agent_message.delta", "item.reasoning.delta", "command.execution.output"})
-# Failures that are not the upstream's, whatever it did before.
-_CODEX_ITSELF = frozenset(
-    {"codex_exited", "codex_stuck", "codex_unavailable", "workspace_moved", "sandbox_unavailable"}
-)
-_MOVED = Failure("The session's workspace is gone, or has become a link to another place.", "workspace_moved")
-_FINAL_EVENTS = {
-    TurnStatus.COMPLETED: "session.completed",
-    TurnStatus.INTERRUPTED: "session.interrupted",
-    TurnStatus.FAILED: "session.error",
-}
+if TYPE_CHECKING:
+    from ..adapters.database import Write
 
 
-@dataclass(eq=False, slots=True)
-class _Turn:
-    """A turn that waits or runs."""
+class WhenBusy(StrEnum):
+    """What becomes of a message to a session that has a turn: refused, a turn behind it, or a part of it."""
 
-    id: str
-    live: LiveSession
-    request: TurnRequest
-    job: Job | None = None
-    timed_out: bool = False
-    deleted: bool = False
-    # Runs while it is looked for what speaks against the turn.
-    looking: asyncio.Task[Failure | None] | None = None
-    interrupting: asyncio.Task[None] | None = None
+    REJECT = "reject"
+    QUEUE = "queue"
+    STEER = "steer"
+
+
+@dataclass(frozen=True, slots=True)
+class NewMessage:
+    """What a host sends: the text that is shown, and the prompt for the model."""
+
+    text: str
+    prompt: Prompt
+    attachments: tuple[dict[str, Any], ...] = ()
+    when_busy: WhenBusy = WhenBusy.REJECT
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """How a message was taken: the turn that it belongs to, whether that waits, whether it joined a running one."""
+
+    turn_id: str
+    queued: bool
+    steered: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        return {"queued": self.queued, "steered": self.steered, "turn_id": self.turn_id}
+
+
+# Returns what is to be stored together with a message, or not at all; it is given the session as it will be then.
+Also = Callable[[Taken, Session], Iterable["Write"]]
 
 
 class TurnService:
-    """Owns the turns of all sessions."""
+    """Owns the turns of all sessions. `backend_of` returns where a session's turns go now; it may raise."""
 
     def __init__(
         self,
@@ -60,92 +76,251 @@ class TurnService:
         executor: TurnExecutor,
         runtime: Runtime,
         gateway: Gateway,
-        sandbox: SandboxCheck,
-        device_auth: DeviceAuth,
-        timeout_s: float,
+        player: TurnPlayer,
+        transcript: Transcript,
+        recorder: Recorder,
+        backend_of: Callable[[LiveSession], Backend],
     ) -> None:
         self._sessions = sessions
         self._executor = executor
         self._runtime = runtime
         self._gateway = gateway
-        self._sandbox = sandbox
-        self._device_auth = device_auth
-        self._timeout_s = timeout_s
-        self._turns: dict[str, _Turn] = {}
+        self._player = player
+        self._transcript = transcript
+        self._recorder = recorder
+        self._backend_of = backend_of
+        # The turns of each session that has any, the one that runs or is next at the front.
+        self._turns: dict[str, list[Turn]] = {}
 
-    def warm_up(self) -> None:
-        """Begin what the first turn would wait for; a turn is likely to come."""
-        self._runtime.warm_up()
-        self._sandbox.start()
+    async def submit(self, live: LiveSession, message: NewMessage, also: Also) -> Taken:
+        """Take a message: it is on disk when this returns, and its turn runs or waits.
 
-    def submit(
-        self,
-        live: LiveSession,
-        text: str,
-        *,
-        backend: Backend,
-        sandbox_mode: str,
-        attachments: tuple[dict[str, Any], ...] = (),
-        images: tuple[str, ...] = (),
-        prompt: str | None = None,
-        context: dict[str, Any] | None = None,
-    ) -> tuple[str, bool]:
-        """Store a message and start its turn; return the turn's id and whether it waits.
-
-        `prompt` is what the model reads where that differs from `text`. Raises `Conflict` while a turn is in
-        progress and `Unavailable` when the bridge is full; nothing is stored then.
+        Raises `Conflict` while a turn is in progress, unless the message says otherwise, `Unavailable` when the
+        bridge is full, and `StoreFailed`; nothing is stored then.
         """
         session = live.session
-        self._sessions.get(session.id)  # it may have been deleted while the message arrived
-        if session.active_turn_id is not None:
+        if live.is_deleted:  # while the message arrived
+            raise _not_found(session.id)
+        in_progress = self._turns.get(session.id, [])
+        if in_progress and message.when_busy is WhenBusy.REJECT:
             raise Conflict(
-                "The session has a turn in progress; wait for its end or interrupt it.",
-                code="turn_in_progress", turn_id=session.active_turn_id,
+                "The session has a turn in progress; wait for its end or interrupt it, or send when_busy.",
+                code="turn_in_progress", turn_id=in_progress[0].id,
             )  # fmt: skip
-        self._executor.check_capacity()
-        turn_id = new_id("t")
-        request = TurnRequest(
-            session_id=session.id,
-            turn_id=turn_id,
-            thread_id=session.thread_id,
-            workspace_root=session.workspace_root,
-            sandbox_mode=sandbox_mode,
-            text=prompt or text,
-            model=backend.settings.default_model,
-            route=self._open_route(session, backend),
-            images=images,
-            context={**session.context, **(context or {})},
-        )
-        turn = self._turns[session.id] = _Turn(turn_id, live, request)
-        turn.job = Job(
-            name=f"turn {turn_id}",
-            run=lambda: self._run(turn),
-            on_position=lambda n: self._on_position(turn, n),
-        )
-        session.active_turn_id = turn_id
-        session.runtime = backend.to_json()
-        session.last_error = session.last_error_code = None
-        self._store_message(live, Message(new_id("m"), Role.USER, text, turn_id, now_ms(), attachments))
-        return turn_id, self._executor.submit(turn.job)
+        if in_progress and message.when_busy is WhenBusy.STEER:
+            return await self._steer(in_progress[0], message, also)
+        backend = self._backend_of(live)
+        self._executor.check_capacity(session.id)
+        turn = self._make_turn(new_id("t"), live, message.prompt, backend)
+        added = _to_message(message, turn.id)
+        self._turns.setdefault(session.id, []).append(turn)
+        taken = Taken(turn.id, self._executor.submit(turn.job))
+        turn.has_waited = taken.queued
+        # The answer tells the session as it is to be; what is told on its stream comes when all of it is on disk.
+        after = session.copy()
+        _enter(after, turn, added)
+        writes = [
+            messages.insert(live.key, live.take_position(), added),
+            turns.insert(_to_row(turn, taken.queued)),
+            *also(taken, after),
+        ]
+        turn.storing = asyncio.create_task(self._store(turn, writes, added), name=f"storing of {turn.id}")
+        await asyncio.shield(turn.storing)
+        return taken
 
-    def interrupt(self, live: LiveSession) -> str:
-        """Stop the session's running or waiting turn and return its id; raise `Conflict` when there is none.
+    def interrupt(self, live: LiveSession, turn_id: str | None = None) -> str:
+        """Stop a turn of the session, the running or next one by default, and return its id.
 
-        A running turn ends a moment later, told by its `session.interrupted`.
+        A waiting turn ends at once; a running one ends a moment later, told by its `session.interrupted`.
+        Raises `Conflict` when there is none.
         """
-        turn = self._turns.get(live.session.id)
-        if turn is None:
-            raise Conflict("The session has no turn in progress.", code="no_turn_in_progress")
-        self._interrupt(turn)
-        return turn.id
+        for turn in self._turns.get(live.session.id, ()):
+            if turn.is_told and turn_id in (None, turn.id):
+                self._interrupt(turn)
+                return turn.id
+        raise Conflict(
+            "The session has no turn in progress." if turn_id is None else f"The turn {turn_id[:64]!r} is not in progress.",
+            code="no_turn_in_progress",
+        )  # fmt: skip
 
-    def delete_session(self, live: LiveSession) -> None:
+    async def delete_session(self, live: LiveSession) -> None:
         """Interrupt what runs, forget the session and its thread."""
-        turn = self._turns.get(live.session.id)
-        if turn is not None:
-            turn.deleted = True
-            self._interrupt(turn)
-        self._sessions.delete(live)
+        await self._sessions.delete(live)
+        self._drop(live)
+
+    async def delete_unused_session(self, session_id: str) -> None:
+        """Delete a session that nobody uses; raise `Conflict` when somebody does by now."""
+        live = await self._sessions.get(session_id)
+        if live.is_in_use:
+            raise Conflict("The session is in use.")
+        await self.delete_session(live)
+
+    async def delete_all_sessions(self) -> int:
+        """Do so with all sessions; return how many there were."""
+        live = self._sessions.loaded()
+        count = await self._sessions.delete_all()
+        for each in live:
+            self._drop(each)
+        return count
+
+    def warm_up(self, sandbox_mode: str) -> None:
+        """Begin what the first turn would wait for; a turn is likely to come."""
+        self._runtime.warm_up()
+        self._player.warm_up(sandbox_mode)
+
+    async def drain(self) -> None:
+        """Take no more turns, start none that waits, and return when none runs any more.
+
+        A turn that waits for a person runs. How long it may take is the caller's affair.
+        """
+        self._executor.refuse()
+        while self._executor.is_busy:
+            await self._executor.wait_for_an_end()
+            if self._executor.is_busy:
+                log.info("draining: %s", self._executor.describe())
+
+    async def stop(self, grace_s: float) -> None:
+        """Take no more turns, interrupt those that run, and wait `grace_s` seconds for their end.
+
+        Those that wait stay on disk, for the next start.
+        """
+        self._executor.refuse()
+        for turn in [turn for waiting in self._turns.values() for turn in waiting]:
+            if not self._executor.is_waiting(turn.job):
+                self._player.interrupt(turn, Reason.SHUTTING_DOWN)
+        await self._executor.join(grace_s)
+
+    def resume(self, live: LiveSession, turn_id: str, prompt: Prompt) -> None:
+        """Queue a stored turn that has not begun yet; raise what `backend_of` raises."""
+        turn = self._make_turn(turn_id, live, prompt, self._backend_of(live))
+        stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        stored.set_result(None)
+        self._queue(turn, stored)
+
+    # One turn -------------------------------------------------------------------------------------
+
+    def _make_turn(self, turn_id: str, live: LiveSession, prompt: Prompt, backend: Backend) -> Turn:
+        job = Job(
+            name=f"turn {turn_id}",
+            lane=live.session.id,
+            run=lambda: self._run(turn),
+            on_position=lambda position: self._on_position(turn, position),
+        )
+        turn = Turn(turn_id, live, prompt, backend, job)
+        return turn
+
+    def _queue(self, turn: Turn, storing: asyncio.Future[None]) -> None:
+        """Give the executor a turn that no host waits for; it is stored as one that waits."""
+        self._turns.setdefault(turn.live.session.id, []).append(turn)
+        self._executor.submit(turn.job)
+        turn.has_waited, turn.storing = True, storing
+        self._tell(turn, None)
+
+    async def _store(self, turn: Turn, writes: list[Write], message: Message) -> None:
+        """Store a new turn with its message, and tell it then; or forget it, and raise `StoreFailed`."""
+        try:
+            await self._recorder.commit(writes)
+            if turn.live.is_deleted:
+                raise _not_found(turn.live.session.id)
+        except BridgeError:
+            self._executor.withdraw(turn.job)  # one that has begun ends by itself
+            self._forget(turn)
+            if turn.live.is_deleted:
+                self._let_go(turn.live)
+            raise
+        self._tell(turn, message)
+
+    def _tell(self, turn: Turn, message: Message | None) -> None:
+        """Let a stored turn be seen in its session."""
+        live, session = turn.live, turn.live.session
+        turn.is_told = True
+        _enter(session, turn, message)
+        if message is not None:
+            live.emit("session.message")
+        if session.active_turn_id != turn.id:
+            live.emit("session.updated")
+        else:
+            live.emit("session.queued" if turn.position else "session.running")
+
+    async def _steer(self, turn: Turn, message: NewMessage, also: Also) -> Taken:
+        """Make a message part of the running turn."""
+        live, session, prompt = turn.live, turn.live.session, message.prompt
+        await self._runtime.steer(turn.id, prompt.text, prompt.images)
+        turn.steers.append(prompt)
+        added = _to_message(message, turn.id)
+        taken = Taken(turn.id, queued=False, steered=True)
+        after = session.copy()
+        after.messages.append(added)
+        writes = [messages.insert(live.key, live.take_position(), added), *also(taken, after)]
+
+        async def store() -> None:
+            await self._recorder.commit(writes)
+            session.messages.append(added)
+            live.emit("session.message")
+
+        await asyncio.shield(asyncio.create_task(store(), name="storing of a message"))
+        return taken
+
+    def _on_position(self, turn: Turn, position: int) -> None:
+        live, session = turn.live, turn.live.session
+        before, turn.position = turn.position, position
+        if not turn.is_told or session.active_turn_id != turn.id or before == position:
+            return
+        _place(session, turn)
+        session.updated_at = now_ms()
+        live.emit("session.updated" if position else "session.running")
+
+    async def _run(self, turn: Turn) -> None:
+        assert turn.storing is not None
+        await asyncio.wait([turn.storing])
+        if turn.storing.exception() is not None:
+            return  # whoever sent its message has been told
+        outcome = TurnOutcome(TurnStatus.INTERRUPTED)
+        try:
+            if turn.has_waited:
+                # From here on it must not be begun again by another bridge.
+                begun = turns.update(turn.id, "running", started_at=now_ms())
+                await asyncio.wait([self._recorder.secure(turn.live, begun)], timeout=MAX_HOLD_S)
+            outcome = await self._player.play(turn)
+            if outcome.unheard and outcome.status is TurnStatus.COMPLETED:
+                self._follow_up(turn, turn.steers[-outcome.unheard :])
+        finally:
+            self._end(turn, outcome)
+        if turn.interrupting is not None:
+            await asyncio.wait([turn.interrupting])
+        if turn.live.is_deleted:
+            self._let_go(turn.live)
+
+    def _follow_up(self, turn: Turn, late: list[Prompt]) -> None:
+        """Queue a turn for texts that joined one when it was too late for an answer: they were accepted."""
+        live = turn.live
+        images = tuple(image for prompt in late for image in prompt.images)
+        prompt = Prompt("\n\n".join(prompt.text for prompt in late), images, turn.prompt.context)
+        following = self._make_turn(new_id("t"), live, prompt, turn.backend)
+        self._queue(following, self._recorder.secure(live, turns.insert(_to_row(following, queued=True))))
+
+    def _interrupt(self, turn: Turn) -> None:
+        if self._executor.withdraw(turn.job):
+            self._end(turn, TurnOutcome(TurnStatus.INTERRUPTED))
+        else:
+            self._player.interrupt(turn)
+
+    def _end(self, turn: Turn, outcome: TurnOutcome) -> None:
+        self._forget(turn)
+        following = next((each for each in self._turns.get(turn.live.session.id, ()) if each.is_told), None)
+        self._transcript.end(turn.live, turn.id, outcome, following.position if following else 0)
+
+    def _forget(self, turn: Turn) -> None:
+        session_id = turn.live.session.id
+        self._turns[session_id].remove(turn)
+        if not self._turns[session_id]:
+            del self._turns[session_id]
+
+    def _drop(self, live: LiveSession) -> None:
+        """End what a deleted session still has: its turns, the newest first, so that nobody moves up; its thread."""
+        for turn in reversed(self._turns.get(live.session.id, [])):
+            if turn.is_told:  # else it is still being stored, and will not be
+                self._interrupt(turn)
         self._gateway.close(live.session.id)
         if live.session.id not in self._turns:
             self._let_go(live)
@@ -156,173 +331,45 @@ class TurnService:
         if live.session.thread_id is not None:
             self._runtime.close_thread(live.session.thread_id)
 
-    async def stop(self, grace_s: float) -> None:
-        """Take no more turns, interrupt those in progress, and wait `grace_s` seconds for their end."""
-        self._executor.refuse("The bridge is shutting down.")
-        # The newest first: so nobody moves up in the queue.
-        for turn in reversed(list(self._turns.values())):
-            self._interrupt(turn)
-        await self._executor.join(grace_s)
 
-    def _interrupt(self, turn: _Turn) -> None:
-        assert turn.job is not None
-        if self._executor.withdraw(turn.job):
-            self._finish(turn, TurnOutcome(TurnStatus.INTERRUPTED))
-        elif turn.interrupting is None:
-            turn.interrupting = asyncio.create_task(
-                self._runtime.interrupt(turn.id), name=f"interrupt of {turn.id}"
-            )
-        if turn.looking is not None:
-            turn.looking.cancel()
-
-    def _open_route(self, session: Session, backend: Backend) -> ModelRoute | None:
-        if backend.route is None:
-            return None
-
-        def on_usage(usage: dict[str, int]) -> None:
-            so_far = session.usage or {}
-            session.usage = {name: so_far.get(name, 0) + number for name, number in usage.items()}
-
-        return self._gateway.open(session.id, backend.route, on_usage)
-
-    # One turn -------------------------------------------------------------------------------------
-
-    def _on_position(self, turn: _Turn, position: int) -> None:
-        live, session = turn.live, turn.live.session
-        if position and session.queue_position == position:
-            return
-        first = session.status is not SessionStatus.QUEUED
-        session.queue_position = position or None
-        session.status = SessionStatus.QUEUED if position else SessionStatus.RUNNING
-        session.updated_at = now_ms()
-        live.emit(("session.queued" if first else "session.updated") if position else "session.running")
-
-    async def _run(self, turn: _Turn) -> None:
-        timer = asyncio.get_running_loop().call_later(self._timeout_s, self._on_timeout, turn)
-        outcome = TurnOutcome(TurnStatus.INTERRUPTED)
-        try:
-            outcome = await self._play(turn)
-        except Exception as problem:  # noqa: BLE001 - whatever breaks, the session must not stay in `running`
-            log.error("turn %s broke: %s: %s", turn.id, type(problem).__name__, problem)
-            failure = Failure("The bridge met an error of its own; its log says more.", "internal_error")
-            outcome = TurnOutcome(TurnStatus.FAILED, failure)
-        finally:
-            timer.cancel()
-            self._finish(turn, self._explain(turn, outcome))
-        if turn.interrupting is not None:
-            await asyncio.wait([turn.interrupting])
-        if turn.deleted:
-            self._let_go(turn.live)
-
-    async def _play(self, turn: _Turn) -> TurnOutcome:
-        if turn.interrupting is not None:
-            return TurnOutcome(TurnStatus.INTERRUPTED)
-        turn.looking = asyncio.create_task(self._find_obstacle(turn), name=f"obstacles of {turn.id}")
-        try:
-            obstacle = await turn.looking
-        except asyncio.CancelledError:
-            if turn.interrupting is None:
-                raise
-            obstacle = None
-        finally:
-            turn.looking = None
-        if turn.interrupting is not None:
-            return TurnOutcome(TurnStatus.INTERRUPTED)
-        if obstacle is not None:
-            return TurnOutcome(TurnStatus.FAILED, obstacle)
-        return await self._runtime.run_turn(turn.request, lambda event: self._on_event(turn, event))
-
-    async def _find_obstacle(self, turn: _Turn) -> Failure | None:
-        """Return what must keep the turn from running."""
-        if not is_unmoved(turn.request.workspace_root):
-            return _MOVED
-        if turn.request.route is None:
-            obstacle = await self._device_auth.find_obstacle()
-            if obstacle is not None:
-                return obstacle
-        return await self._sandbox.find_obstacle()
-
-    def _on_timeout(self, turn: _Turn) -> None:
-        turn.timed_out = True
-        self._interrupt(turn)
-
-    def _explain(self, turn: _Turn, outcome: TurnOutcome) -> TurnOutcome:
-        """Return the outcome with the reason that says most: the bridge's own, the gateway's, or Codex's."""
-        if turn.timed_out and outcome.status is not TurnStatus.COMPLETED:
-            failure = Failure(
-                f"The turn took longer than {self._timeout_s:g} s and was stopped.", "turn_timeout"
-            )
-            return TurnOutcome(TurnStatus.FAILED, failure)
-        if outcome.failure is not None and turn.request.route is None:
-            return TurnOutcome(outcome.status, self._device_auth.explain(outcome.failure))
-        if outcome.failure is not None and outcome.failure.code not in _CODEX_ITSELF:
-            told = self._gateway.last_failure(turn.live.session.id)
-            if told is not None:
-                return TurnOutcome(TurnStatus.FAILED, told)
-        return outcome
-
-    def _on_event(self, turn: _Turn, event: Event) -> None:
-        live, session, kind = turn.live, turn.live.session, event["type"]
-        data = {"session_id": session.id, "turn_id": turn.id, "event": event}
-        if kind in _DELTAS:
-            if kind == "item.agent_message.delta":
-                session.drafts.setdefault(event["item_id"], []).append(event["delta"])
-            live.log.append_delta(data)
-            return
-        if kind == "usage.updated":
-            if turn.request.route is None:  # else the gateway counts, the same for all runtimes
-                session.usage = event["usage"]
-            return
-        if kind == "thread.started":
-            session.thread_id = event["thread_id"]
-        elif kind == "warning":
-            event["message"] = log.redact(event["message"])
-            if event.get("code") == "retrying":
-                session.drafts.clear()  # Codex begins the broken answer anew
-        self._append_event(live, data)
-        item = event.get("item", {})
-        if kind == "item.completed" and item["type"] == "agentMessage":
-            session.drafts.pop(item["id"], None)
-            self._store_message(live, Message(new_id("m"), Role.ASSISTANT, item["text"], turn.id, now_ms()))
-
-    def _finish(self, turn: _Turn, outcome: TurnOutcome) -> None:
-        """Settle a turn: keep an unfinished answer, free the session, tell the stream."""
-        live, session = turn.live, turn.live.session
-        del self._turns[session.id]
-        unfinished = session.assistant_draft()
-        session.drafts.clear()
-        if unfinished:
-            message = Message(new_id("m"), Role.ASSISTANT, unfinished, turn.id, now_ms(), incomplete=True)
-            self._store_message(live, message)
-        failure = outcome.failure
-        if failure is not None:
-            session.last_error, session.last_error_code = log.redact(failure.message), failure.code
-        session.active_turn_id = session.queue_position = None
-        failed = outcome.status is TurnStatus.FAILED
-        session.status = SessionStatus.ERROR if failed else SessionStatus.IDLE
-        session.updated_at = now_ms()
-        error = {"message": session.last_error, "code": session.last_error_code} if failed else None
-        event = {"type": "turn.completed", "status": outcome.status, "error": error, "usage": session.usage}
-        self._append_event(live, {"session_id": session.id, "turn_id": turn.id, "event": event})
-        live.emit(_FINAL_EVENTS[outcome.status])
-        live.log.rest()
-
-    def _store_message(self, live: LiveSession, message: Message) -> None:
-        live.session.messages.append(message)
-        live.session.updated_at = message.created_at
-        live.emit("session.message")
-
-    def _append_event(self, live: LiveSession, data: dict[str, Any]) -> None:
-        live.log.append("session.event", data)
-        live.session.recent_events.append(_shortened({"turn_id": data["turn_id"], **data["event"]}))
+def _not_found(session_id: str) -> NotFound:
+    return NotFound(f"There is no session {session_id!r}.", code="session_not_found")
 
 
-def _shortened(value: Any) -> Any:
-    """Return a JSON value with its long texts cut: a session's JSON is read often."""
-    if isinstance(value, str) and len(value) > MAX_RECENT_EVENT_CHARACTERS:
-        return value[:MAX_RECENT_EVENT_CHARACTERS] + f"... [{len(value)} characters]"
-    if isinstance(value, dict):
-        return {key: _shortened(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_shortened(item) for item in value]
-    return value
+def _to_message(message: NewMessage, turn_id: str) -> Message:
+    return Message(new_id("m"), Role.USER, message.text, turn_id, now_ms(), message.attachments)
+
+
+def _enter(session: Session, turn: Turn, message: Message | None) -> None:
+    """Write a new turn into its session, with the message that it answers."""
+    if message is not None:
+        session.messages.append(message)
+        session.updated_at = message.created_at
+    if session.active_turn_id is None:
+        session.active_turn_id = turn.id
+        session.last_error = session.last_error_code = None
+        _place(session, turn)
+    else:
+        session.queued_turn_ids.append(turn.id)
+
+
+def _place(session: Session, turn: Turn) -> None:
+    """Write where its next turn stands into a session."""
+    session.queue_position = turn.position or None
+    session.status = SessionStatus.QUEUED if turn.position else SessionStatus.RUNNING
+    if not turn.position:
+        session.last_error = session.last_error_code = None
+    session.runtime = turn.backend.to_json()
+
+
+def _to_row(turn: Turn, queued: bool) -> TurnRow:
+    """Return what is stored of a turn: enough to begin it, and behind which event what it tells comes."""
+    prompt, now = turn.prompt, now_ms()
+    request = {
+        "text": prompt.text,
+        "images": list(prompt.images),
+        "context": prompt.context,
+        "after": turn.live.log.seq,
+    }
+    status = "queued" if queued else "running"
+    return TurnRow(turn.id, turn.live.key, status, request, now, None if queued else now, None, None)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..adapters.database import Connection, Query, Write
-from ..protocol import json_codec
+from .columns import decode, encode
+from .sessions import WHERE_SESSION
 
 _COLUMNS = "id, session_key, turn_id, status, approval, decision, reason, created_at, settled_at"
 
@@ -29,12 +30,14 @@ class ApprovalRow:
 def insert(row: ApprovalRow) -> Write:
     """Store a new approval."""
     values = (
-        row.id, row.session_key, row.turn_id, row.status, json_codec.encode(row.approval), row.decision, row.reason,
-        row.created_at, row.settled_at,
+        row.id, row.session_key, row.turn_id, row.status, encode(row.approval), row.decision, row.reason,
+        row.created_at, row.settled_at, row.session_key,
     )  # fmt: skip
 
     def write(connection: Connection) -> None:
-        connection.execute(f"INSERT INTO approvals ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
+        connection.execute(
+            f"INSERT INTO approvals ({_COLUMNS}) SELECT ?, ?, ?, ?, ?, ?, ?, ?, ? {WHERE_SESSION}", values
+        )
 
     return write
 
@@ -48,19 +51,6 @@ def settle(approval_id: str, status: str, decision: str | None, reason: str | No
             "UPDATE approvals SET status = ?, decision = ?, reason = ?, settled_at = ?"
             " WHERE id = ? AND status = 'pending'",
             values,
-        )
-
-    return write
-
-
-def cancel_pending(turn_id: str, reason: str, settled_at: int) -> Write:
-    """Settle all pending approvals of a turn as `cancelled`."""
-
-    def write(connection: Connection) -> None:
-        connection.execute(
-            "UPDATE approvals SET status = 'cancelled', reason = ?, settled_at = ?"
-            " WHERE turn_id = ? AND status = 'pending'",
-            (reason, settled_at, turn_id),
         )
 
     return write
@@ -94,6 +84,6 @@ def select_pending(session_key: int) -> Query[list[ApprovalRow]]:
 def _row(row: Any) -> ApprovalRow:
     approval_id, session_key, turn_id, status, approval, decision, reason, created_at, settled_at = row
     return ApprovalRow(
-        approval_id, session_key, turn_id, status, json_codec.decode(approval), decision, reason, created_at,
+        approval_id, session_key, turn_id, status, decode(approval), decision, reason, created_at,
         settled_at,
     )  # fmt: skip

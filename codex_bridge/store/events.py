@@ -1,8 +1,4 @@
-"""The events of the sessions' streams, as they were sent: encoded, in chunks that follow each other.
-
-A chunk's id is made of the session's key and the chunk's number in the session, so the chunks of a session lie
-side by side in the file, in the order in which they were written.
-"""
+"""The events of the sessions' streams, as they were sent: encoded, in chunks of events that follow each other."""
 
 from __future__ import annotations
 
@@ -11,11 +7,10 @@ from collections.abc import Sequence
 
 from ..adapters.database import Connection, Query, Write
 from ..model import now_ms
+from .sessions import WHERE_SESSION
 
-# Chunks of one session; a bridge that writes 20 a second needs more than a year for them.
-_BITS = 30
 _END = b"\n\n"
-# What the fastest level leaves is a tenth more than what the usual one leaves, for a third of the time.
+# Measured: higher levels take longer and leave hardly less.
 _LEVEL = 1
 
 
@@ -24,16 +19,15 @@ def insert_chunk(
 ) -> Write:
     """Store encoded events (protocol.sse) that follow each other, the first of them with the number `first_seq`."""
     kept = tuple(entries)
-    low, high = chunk_ids(session_key)
     last_seq = first_seq + len(kept) - 1
     created_at = now_ms() if created_at is None else created_at
 
     def write(connection: Connection) -> None:
         data = zlib.compress(b"".join(kept), _LEVEL)
         connection.execute(
-            "INSERT INTO events (id, epoch, first_seq, last_seq, created_at, data) VALUES"
-            " ((SELECT coalesce(max(id), ?) + 1 FROM events WHERE id BETWEEN ? AND ?), ?, ?, ?, ?, ?)",
-            (low, low, high, epoch, first_seq, last_seq, created_at, data),
+            "INSERT INTO events (session_key, epoch, first_seq, last_seq, created_at, data)"
+            f" SELECT ?, ?, ?, ?, ?, ? {WHERE_SESSION}",
+            (session_key, epoch, first_seq, last_seq, created_at, data, session_key),
         )
 
     return write
@@ -47,51 +41,73 @@ def select_after(
     None when not all of them are here: another epoch, a number that was not given yet, events that were deleted or
     never stored. At the end it is ([], seq).
     """
-    low, high = chunk_ids(session_key)
 
     def query(connection: Connection) -> tuple[list[bytes], int] | None:
         start = connection.execute(
-            "SELECT id, last_seq FROM events WHERE id BETWEEN ? AND ? AND epoch = ? AND first_seq <= ?"
+            "SELECT id FROM events WHERE session_key = ? AND epoch = ? AND first_seq <= ? AND last_seq >= ?"
             " ORDER BY id DESC LIMIT 1",
-            (low, high, epoch, seq + 1),
+            (session_key, epoch, seq + 1, seq),
         ).fetchone()
         if start is None:
             return None
-        if start[1] < seq:
-            return None
         entries: list[bytes] = []
         size, last = 0, seq
-        for chunk_epoch, first, chunk_last, data in connection.execute(
-            "SELECT epoch, first_seq, last_seq, data FROM events WHERE id BETWEEN ? AND ? ORDER BY id",
-            (start[0], high),
+        for first_seq, last_seq, data in connection.execute(
+            "SELECT first_seq, last_seq, data FROM events WHERE session_key = ? AND id >= ? AND epoch = ? ORDER BY id",
+            (session_key, start[0], epoch),
         ):
-            if chunk_epoch != epoch:
-                break
-            if first > last + 1:
+            found = _split(data, last_seq - first_seq + 1)
+            if first_seq > last + 1 or found is None:
                 return None
-            for entry in _split(data)[last + 1 - first :]:
+            for entry in found[last + 1 - first_seq :]:
                 if size >= max_bytes:
                     return entries, last
                 entries.append(entry)
                 size += len(entry)
                 last += 1
-            if last != chunk_last:
-                return None
         return entries, last
+
+    return query
+
+
+def select_stored(session_key: int, epoch: str, seq: int) -> Query[list[bytes]]:
+    """Find the encoded events behind `seq` that are there, whatever is missing between them."""
+
+    def query(connection: Connection) -> list[bytes]:
+        found = connection.execute(
+            "SELECT first_seq, last_seq, data FROM events"
+            " WHERE session_key = ? AND epoch = ? AND last_seq > ? ORDER BY id",
+            (session_key, epoch, seq),
+        )
+        return [entry for first, last, data in found for entry in _split(data, last - first + 1) or ()]
+
+    return query
+
+
+def has_all_after(session_key: int, epoch: str, seq: int, last_seq: int) -> Query[bool]:
+    """Look whether the events behind `seq` are there up to `last_seq`, all of them."""
+
+    def query(connection: Connection) -> bool:
+        first, last, count = connection.execute(
+            "SELECT min(first_seq), max(last_seq), sum(last_seq - first_seq + 1) FROM events"
+            " WHERE session_key = ? AND epoch = ? AND last_seq > ?",
+            (session_key, epoch, seq),
+        ).fetchone()
+        return first is not None and first <= seq + 1 and last >= last_seq and count == last - first + 1
 
     return query
 
 
 def select_newest(session_key: int, max_events: int) -> Query[list[bytes]]:
     """Find the newest encoded events of a session, up to `max_events`, of whatever epoch, the oldest of them first."""
-    low, high = chunk_ids(session_key)
 
     def query(connection: Connection) -> list[bytes]:
         entries: list[bytes] = []
-        for (data,) in connection.execute(
-            "SELECT data FROM events WHERE id BETWEEN ? AND ? ORDER BY id DESC", (low, high)
+        for first_seq, last_seq, data in connection.execute(
+            "SELECT first_seq, last_seq, data FROM events WHERE session_key = ? ORDER BY id DESC",
+            (session_key,),
         ):
-            entries += reversed(_split(data))
+            entries += reversed(_split(data, last_seq - first_seq + 1) or [])
             if len(entries) >= max_events:
                 break
         return entries[:max_events][::-1]
@@ -99,10 +115,10 @@ def select_newest(session_key: int, max_events: int) -> Query[list[bytes]]:
     return query
 
 
-def chunk_ids(session_key: int) -> tuple[int, int]:
-    """Return what lies before the first possible id of a session's chunks, and the last possible one."""
-    return session_key << _BITS, (session_key + 1 << _BITS) - 1
-
-
-def _split(data: bytes) -> list[bytes]:
-    return [entry + _END for entry in zlib.decompress(data).split(_END)[:-1]]
+def _split(data: bytes, count: int) -> list[bytes] | None:
+    """Return the events of a chunk; None when it does not hold `count` of them: the file is damaged."""
+    try:
+        entries = [entry + _END for entry in zlib.decompress(data).split(_END)[:-1]]
+    except zlib.error:
+        return None
+    return entries if len(entries) == count else None

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..adapters.database import Connection, Query, Write
-from ..protocol import json_codec
+from .columns import decode, encode
+from .sessions import WHERE_SESSION
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +22,12 @@ class ItemRow:
 
 def insert(session_key: int, turn_id: str, item: dict[str, Any], created_at: int) -> Write:
     """Store an item; one of the same id takes the place of what the turn had under it."""
-    values = (session_key, turn_id, str(item.get("id", "")), created_at, json_codec.encode(item))
+    values = (session_key, turn_id, str(item.get("id", "")), created_at, encode(item), session_key)
 
     def write(connection: Connection) -> None:
         connection.execute(
-            "INSERT INTO items (session_key, turn_id, item_id, created_at, item) VALUES (?, ?, ?, ?, ?)"
+            "INSERT INTO items (session_key, turn_id, item_id, created_at, item)"
+            f" SELECT ?, ?, ?, ?, ? {WHERE_SESSION}"
             " ON CONFLICT (session_key, turn_id, item_id) DO UPDATE SET item = excluded.item",
             values,
         )
@@ -46,7 +48,7 @@ def select_page(
 
     def query(connection: Connection) -> list[ItemRow]:
         return [
-            ItemRow(position, turn, created_at, json_codec.decode(item))
+            ItemRow(position, turn, created_at, decode(item))
             for position, turn, created_at, item in connection.execute(sql, (*values, limit))
         ]
 

@@ -6,24 +6,24 @@ from typing import Any
 
 from ..adapters.database import Connection, Query, Write
 from ..model import Message, Role
-from ..protocol import json_codec
+from .columns import decode, encode
+from .sessions import WHERE_SESSION
 
 _COLUMNS = "id, role, text, turn_id, created_at, attachments, incomplete"
 
 
 def insert(session_key: int, position: int, message: Message) -> Write:
     """Store a message; `position` grows with each message of a session."""
-    attachments = json_codec.encode(message.attachments) if message.attachments else None
     # Half a surrogate pair has no place in a database; it is told as elsewhere.
     text = message.text.encode(errors="replace").decode()
     values = (
-        message.id, message.role.value, text, message.turn_id, message.created_at, attachments, message.incomplete,
-        session_key, position,
+        message.id, message.role.value, text, message.turn_id, message.created_at, encode(message.attachments or None), message.incomplete,
+        session_key, position, session_key,
     )  # fmt: skip
 
     def write(connection: Connection) -> None:
         connection.execute(
-            f"INSERT INTO messages ({_COLUMNS}, session_key, position) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            f"INSERT INTO messages ({_COLUMNS}, session_key, position) SELECT ?, ?, ?, ?, ?, ?, ?, ?, ? {WHERE_SESSION}",
             values,
         )
 
@@ -55,18 +55,21 @@ def select_newest(session_key: int, limit: int) -> Query[list[Message]]:
     return query
 
 
-def delete_one(session_key: int, message_id: str) -> Write:
-    """Delete one message of a session."""
+def next_position(session_key: int) -> Query[int]:
+    """Find the position of the message that a session gets next."""
 
-    def write(connection: Connection) -> None:
-        connection.execute("DELETE FROM messages WHERE session_key = ? AND id = ?", (session_key, message_id))
+    def query(connection: Connection) -> int:
+        found: int = connection.execute(
+            "SELECT coalesce(max(position) + 1, 0) FROM messages WHERE session_key = ?", (session_key,)
+        ).fetchone()[0]
+        return found
 
-    return write
+    return query
 
 
 def _message(row: Any) -> Message:
     message_id, role, text, turn_id, created_at, attachments, incomplete = row
     return Message(
         message_id, Role(role), text, turn_id, created_at,
-        tuple(json_codec.decode(attachments)) if attachments is not None else (), bool(incomplete),
+        tuple(decode(attachments) or ()), bool(incomplete),
     )  # fmt: skip

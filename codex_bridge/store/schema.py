@@ -47,15 +47,18 @@ CREATE TABLE items (
 );
 CREATE INDEX items_by_session ON items (session_key);
 
--- Events follow each other without a gap inside a chunk. `id` holds the session's number and the chunk's.
+-- A chunk holds events that follow each other without a gap. Chunks of all sessions lie in the order of their coming,
+-- so that writing them touches few pages; the index alone tells which events there are.
 CREATE TABLE events (
     id INTEGER PRIMARY KEY,
+    session_key INTEGER NOT NULL,
     epoch TEXT NOT NULL,
     first_seq INTEGER NOT NULL,
     last_seq INTEGER NOT NULL,
     created_at INTEGER NOT NULL,
     data BLOB NOT NULL
 );
+CREATE INDEX events_by_session ON events (session_key, id, epoch, first_seq, last_seq, created_at);
 
 CREATE TABLE turns (
     position INTEGER PRIMARY KEY,
@@ -83,7 +86,6 @@ CREATE TABLE approvals (
     settled_at INTEGER
 );
 CREATE INDEX approvals_by_session ON approvals (session_key);
-CREATE INDEX approvals_pending ON approvals (turn_id) WHERE status = 'pending';
 
 CREATE TABLE idempotency (
     position INTEGER PRIMARY KEY,
@@ -95,6 +97,7 @@ CREATE TABLE idempotency (
     created_at INTEGER NOT NULL,
     UNIQUE (scope, key)
 );
+CREATE INDEX idempotency_by_age ON idempotency (created_at);
 
 CREATE TABLE meta (
     name TEXT PRIMARY KEY,

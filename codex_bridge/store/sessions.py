@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..adapters.database import Connection, Query, Write
-from ..protocol import json_codec
+from .columns import decode, encode
 
+# The end of an INSERT ... SELECT of what belongs to a session: of one that was deleted nothing is stored any more.
+WHERE_SESSION = "WHERE EXISTS (SELECT 1 FROM sessions WHERE key = ?)"
 _COLUMNS = "key, id, epoch, seq, created_at, updated_at, state"
 
 
@@ -26,7 +28,7 @@ class SessionRow:
 
 def insert(row: SessionRow) -> Write:
     """Store a new session; its key is larger than `last_key`."""
-    values = (row.key, row.id, row.epoch, row.seq, row.created_at, row.updated_at, _state(row))
+    values = (row.key, row.id, row.epoch, row.seq, row.created_at, row.updated_at, encode(row.state))
 
     def write(connection: Connection) -> None:
         connection.execute(f"INSERT INTO sessions ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)", values)
@@ -36,7 +38,7 @@ def insert(row: SessionRow) -> Write:
 
 def update(row: SessionRow) -> Write:
     """Store what a session is now; nothing when it was deleted."""
-    values = (row.epoch, row.seq, row.updated_at, _state(row), row.key)
+    values = (row.epoch, row.seq, row.updated_at, encode(row.state), row.key)
 
     def write(connection: Connection) -> None:
         connection.execute(
@@ -56,13 +58,13 @@ def select(session_id: str) -> Query[SessionRow | None]:
     return query
 
 
-def select_page(limit: int, before_key: int | None = None) -> Query[list[SessionRow]]:
-    """Find up to `limit` sessions, newest first, made before the one of `before_key`."""
-    sql = f"SELECT {_COLUMNS} FROM sessions WHERE key < ? ORDER BY key DESC LIMIT ?"
+def select_page(limit: int, before_key: int | None = None) -> Query[list[str]]:
+    """Find the ids of up to `limit` sessions, newest first, made before the one of `before_key`."""
+    sql = "SELECT id FROM sessions WHERE key < ? ORDER BY key DESC LIMIT ?"
     values = (_LAST if before_key is None else before_key, limit)
 
-    def query(connection: Connection) -> list[SessionRow]:
-        return [_row(found) for found in connection.execute(sql, values)]
+    def query(connection: Connection) -> list[str]:
+        return [found[0] for found in connection.execute(sql, values)]
 
     return query
 
@@ -72,6 +74,16 @@ def select_key(session_id: str) -> Query[int | None]:
 
     def query(connection: Connection) -> int | None:
         found = connection.execute("SELECT key FROM sessions WHERE id = ?", (session_id,)).fetchone()
+        return None if found is None else found[0]
+
+    return query
+
+
+def select_id(key: int) -> Query[str | None]:
+    """Find the id of a session by its key."""
+
+    def query(connection: Connection) -> str | None:
+        found = connection.execute("SELECT id FROM sessions WHERE key = ?", (key,)).fetchone()
         return None if found is None else found[0]
 
     return query
@@ -123,10 +135,6 @@ def delete_all() -> Write:
 _LAST = (1 << 63) - 1
 
 
-def _state(row: SessionRow) -> bytes:
-    return json_codec.encode(row.state)
-
-
 def _row(found: Any) -> SessionRow:
     key, session_id, epoch, seq, created_at, updated_at, state = found
-    return SessionRow(key, session_id, epoch, seq, created_at, updated_at, json_codec.decode(state))
+    return SessionRow(key, session_id, epoch, seq, created_at, updated_at, decode(state))

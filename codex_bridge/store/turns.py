@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..adapters.database import Connection, Query, Write
-from ..protocol import json_codec
+from ..errors import StoreDamaged
+from .columns import decode, encode
+from .sessions import WHERE_SESSION
 
 _COLUMNS = "id, session_key, status, request, created_at, started_at, ended_at, error"
 # In these words, or SQLite does not see that its index holds just these.
@@ -15,7 +17,7 @@ _UNFINISHED = "status IN ('queued', 'running')"
 
 @dataclass(frozen=True, slots=True)
 class TurnRow:
-    """A turn. `request` is what is needed to run it, as long as it has not ended."""
+    """A turn. `request` is what is needed to run it, as long as it has not ended; `damage` says why it is lost."""
 
     id: str
     session_key: int
@@ -25,17 +27,20 @@ class TurnRow:
     started_at: int | None = None
     ended_at: int | None = None
     error: dict[str, Any] | None = None
+    damage: StoreDamaged | None = None
 
 
 def insert(row: TurnRow) -> Write:
     """Store a new turn."""
     values = (
-        row.id, row.session_key, row.status, _encode(row.request), row.created_at, row.started_at, row.ended_at,
-        _encode(row.error),
+        row.id, row.session_key, row.status, encode(row.request), row.created_at, row.started_at, row.ended_at,
+        encode(row.error), row.session_key,
     )  # fmt: skip
 
     def write(connection: Connection) -> None:
-        connection.execute(f"INSERT INTO turns ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
+        connection.execute(
+            f"INSERT INTO turns ({_COLUMNS}) SELECT ?, ?, ?, ?, ?, ?, ?, ? {WHERE_SESSION}", values
+        )
 
     return write
 
@@ -49,7 +54,7 @@ def update(
     error: dict[str, Any] | None = None,
 ) -> Write:
     """Store a turn's new status; what is None stays as it is. The request of a turn that ends is forgotten."""
-    values = (status, started_at, ended_at, _encode(error), ended_at, turn_id)
+    values = (status, started_at, ended_at, encode(error), ended_at, turn_id)
 
     def write(connection: Connection) -> None:
         connection.execute(
@@ -62,28 +67,24 @@ def update(
 
 
 def select_unfinished() -> Query[list[TurnRow]]:
-    """Find the queued and running turns of all sessions, in the order in which they came."""
+    """Find the queued and running turns of all sessions, in the order in which they came; also damaged ones."""
 
     def query(connection: Connection) -> list[TurnRow]:
         found = connection.execute(
             f"SELECT {_COLUMNS} FROM turns WHERE {_UNFINISHED}"
-            " AND session_key IN (SELECT key FROM sessions) ORDER BY position"
+            " AND EXISTS (SELECT 1 FROM sessions WHERE key = session_key) ORDER BY position"
         )
         return [_row(row) for row in found]
 
     return query
 
 
-def _encode(value: dict[str, Any] | None) -> bytes | None:
-    return None if value is None else json_codec.encode(value)
-
-
-def _decode(data: bytes | None) -> dict[str, Any] | None:
-    return None if data is None else json_codec.decode(data)
-
-
 def _row(row: Any) -> TurnRow:
     turn_id, session_key, status, request, created_at, started_at, ended_at, error = row
+    try:
+        wanted, damage = decode(request), None
+    except StoreDamaged as problem:
+        wanted, damage = None, StoreDamaged(f"The turn {turn_id} cannot be run. {problem.message}")
     return TurnRow(
-        turn_id, session_key, status, _decode(request), created_at, started_at, ended_at, _decode(error)
+        turn_id, session_key, status, wanted, created_at, started_at, ended_at, decode(error), damage
     )

@@ -1,6 +1,7 @@
 """The state directory: what a bridge keeps from one start to the next. One bridge works in it at a time.
 
-It is for this user alone. In it are the database; `lock`, held by the bridge as long as it lives, with its process
+One that the bridge makes is for this user alone; one that is there keeps its mode, which is the affair of who made it: what
+the bridge keeps in it nobody else can read. In it are the database; `lock`, held by the bridge as long as it lives, with its process
 id for people to read; and `scratch`, the path of its scratch directory, by which the next start finds what a killed
 bridge has left.
 """
@@ -29,10 +30,10 @@ class StateDirectory:
 
     @classmethod
     def open(cls, path: str) -> StateDirectory:
-        """Make the directory, and take its lock; raise `StartFailed`."""
+        """Make the directory where it is missing, and take its lock; raise `StartFailed`."""
         try:
-            os.makedirs(path, exist_ok=True)
-            os.chmod(path, 0o700)
+            with contextlib.suppress(FileExistsError):
+                os.makedirs(path, 0o700)
             lock = os.open(os.path.join(path, _LOCK), os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as problem:
             raise StartFailed(
@@ -40,8 +41,11 @@ class StateDirectory:
             ) from None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(lock, 0)
-            os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+            with contextlib.suppress(
+                OSError
+            ):  # it is for people to read; a full disk is told of by who needs it
+                os.ftruncate(lock, 0)
+                os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
         except BlockingIOError:
             holder = os.pread(lock, _PATH_BYTES, 0).decode(errors="replace").strip() or "?"
             os.close(lock)
@@ -57,7 +61,10 @@ class StateDirectory:
         """Note the scratch directory of this bridge for the next start; raise `StartFailed`."""
         draft = os.path.join(self.path, f"{_SCRATCH}.new")
         try:
-            with open(draft, "w", encoding="utf-8") as file:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(draft)
+            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with open(descriptor, "w", encoding="utf-8") as file:
                 file.write(scratch)
             os.replace(draft, os.path.join(self.path, _SCRATCH))
         except OSError as problem:
@@ -74,6 +81,8 @@ class StateDirectory:
     def _read_scratch(self) -> str | None:
         try:
             with open(os.path.join(self.path, _SCRATCH), encoding="utf-8") as file:
-                return file.read(_PATH_BYTES) or None
+                # What it names is cleared away: that is not for others to say who can write here.
+                is_own = os.fstat(file.fileno()).st_uid == os.geteuid()
+                return (file.read(_PATH_BYTES) or None) if is_own else None
         except (OSError, UnicodeError):
             return None

@@ -77,6 +77,8 @@ def settings_of(bench: Bench, directory: str, port: int) -> dict[str, str]:
         "CODEX_PROVIDER_API_BASE_URL": f"http://127.0.0.1:{bench.upstream_port}/v1",
         "CODEX_PROVIDER_API_KEY": "bench-key",
         "CODEX_DEFAULT_MODEL": "demo",
+        # What still runs when a figure is done need not end by itself.
+        "CODEX_BRIDGE_DRAIN_TIMEOUT_MS": "0",
     }
 
 

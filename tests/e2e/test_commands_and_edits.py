@@ -113,7 +113,7 @@ def test_an_edit_cannot_leave_the_workspace(
     upstream.script = rounds(
         patch(add("../outside.txt", "x")), patch(add(f"{tmp_path}/outside.txt", "x")), say("I could not.")
     )
-    stream = play(bridge())
+    stream = play(bridge(CODEX_APPROVAL_POLICY="never"))
     assert not (tmp_path / "outside.txt").exists()
     assert len(upstream.requests) == 3
     assert not [item for item in items(stream.events, "fileChange") if item["status"] == "completed"]

@@ -111,8 +111,7 @@ def test_an_end_without_an_outcome(
 
 
 def test_a_start_that_fails_reads_no_prompt(bridge: BridgeFactory, fake_codex: FakeFactory) -> None:
-    settings = {"CODEX_RUNTIME_KIND": "exec", "CODEX_SANDBOX_MODE": "danger-full-access"}
-    one = bridge(CODEX_BIN=fake_codex(fail_starts=1), **settings)  # no sandbox to be looked at first
+    one = bridge(CODEX_BIN=fake_codex(fail_execs=1), CODEX_RUNTIME_KIND="exec")
     session_id, stream = play(one, "say " + "x" * 900_000)
     code, sentence = failure(stream)
     assert code == "codex_unavailable"

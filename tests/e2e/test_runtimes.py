@@ -209,7 +209,7 @@ def test_an_edit_that_is_refused_is_not_told_as_done(
     upstream.script = rounds(
         patch(add("../outside.txt", "x")), patch(change("missing.txt", "a", "b")), say("Done!")
     )
-    events = play(start())
+    events = play(start(CODEX_APPROVAL_POLICY="never"))
     assert not (tmp_path / "outside.txt").exists()
     assert len(upstream.requests) == 3
     assert not [item for item in items(events, "fileChange") if item["status"] == "completed"]
@@ -639,7 +639,7 @@ def test_the_read_only_sandbox(start: BridgeFactory, upstream: Upstream) -> None
     upstream.script = rounds(
         run("echo x > inside.txt; cat readable.txt"), patch(add("new.txt", "1")), say("Done.")
     )
-    one = start(CODEX_SANDBOX_MODE="read-only")
+    one = start(CODEX_SANDBOX_MODE="read-only", CODEX_APPROVAL_POLICY="never")
     (one.workspace / "readable.txt").write_text("can be read")
     session_id, stream = open_session(one)
     for _ in range(2):  # a resumed thread has the same walls

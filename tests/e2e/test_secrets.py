@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import BridgeFactory
-from tests.support import processes
+from tests.support import processes, stored
 from tests.support.bridge import API_KEY, Bridge
 from tests.support.upstream import Failure, Upstream, rounds, run, say
 from tests.support.waiting import BOUND_S, wait_until
@@ -95,6 +95,8 @@ def test_no_file_no_log_and_no_answer_holds_the_key(bridge: BridgeFactory, upstr
         "Codex wrote no thread: the look below would prove nothing"
     )
     assert not files_with(API_KEY, places.codex_home, places.home, places.state, places.workspace)
+    assert b"session.completed" in stored.dump(places.state)
+    assert API_KEY.encode() not in stored.dump(places.state)
     assert API_KEY not in one.log_text
 
 

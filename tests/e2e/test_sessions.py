@@ -262,3 +262,42 @@ def test_a_message_lists_and_streams_only_its_own_turn(one: Bridge) -> None:
     listed = one.get("/chat/sessions").json["sessions"][0]
     assert [message["text"] for message in listed["messages"]] == ["say two", "two"]
     assert [m["text"] for m in one.session(session_id)["messages"]] == ["say one", "one", "say two", "two"]
+
+
+def test_the_items_of_a_session_are_listed_in_order_by_pages(one: Bridge) -> None:
+    session_id = one.create_session()
+    turns = []
+    for number in range(3):
+        turns.append(one.send(session_id, f"say answer {number}")["turn_id"])
+        one.settled(session_id)
+    path = f"/chat/sessions/{session_id}/items"
+    found, cursor = [], ""
+    while True:
+        page = one.get(f"{path}?limit=2{cursor}").json
+        found += page["items"]
+        if page["next_cursor"] is None:
+            break
+        assert len(page["items"]) == 2
+        cursor = f"&cursor={page['next_cursor']}"
+    assert [row["turn_id"] for row in found] == turns
+    assert [(row["item"]["type"], row["item"]["text"]) for row in found] == [
+        ("agentMessage", f"answer {number}") for number in range(3)
+    ]
+    assert one.get(f"{path}?turn_id={turns[1]}").json["items"] == [found[1]]
+    assert one.get(f"{path}?turn_id=none").json == {"ok": True, "items": [], "next_cursor": None}
+    assert one.get(f"{path}?cursor=x").json["field"] == "cursor"
+
+
+def test_a_page_of_long_messages_ends_early(one: Bridge) -> None:
+    ids = [one.create_session() for _ in range(7)]
+    for session_id in ids:
+        one.send(session_id, "say " + "x" * 900_000)
+        one.settled(session_id)
+    first = one.get("/chat/sessions?limit=7").json
+    assert 1 <= len(first["sessions"]) < 7
+    found, cursor = [session["id"] for session in first["sessions"]], first["next_cursor"]
+    while cursor is not None:
+        page = one.get(f"/chat/sessions?limit=7&cursor={cursor}").json
+        found += [session["id"] for session in page["sessions"]]
+        cursor = page["next_cursor"]
+    assert found == ids[::-1]

@@ -29,7 +29,8 @@ def test_readers_that_never_read_cost_little(one: Bridge) -> None:
         one.send(session_id, "flood 20")
         assert one.settled(session_id, 60)["status"] == "idle"
         grown = processes.resident_bytes(one.pid) - before
-        assert grown < 250 * MEGABYTE, "20 readers of 60 MB each, kept whole, would need 1,200 MB"
+        # The turn itself, of 60 MB, is in several hands for a moment: those of Codex, the log and the store.
+        assert grown < 400 * MEGABYTE, "20 readers of 60 MB each, kept whole, would need 1,200 MB more"
         ports = [sock.getsockname()[1] for sock in lazy]
         wait_until(
             lambda: not any(processes.is_connected(one.pid, port) for port in ports),

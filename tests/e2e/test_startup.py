@@ -179,3 +179,18 @@ def test_open_connections_do_not_hold_up_the_end(
         assert connection.reply().status == 200
         connection.send(part)
         one.stop()
+
+
+def test_a_workspace_that_holds_the_program_is_warned_of(
+    bridge: BridgeFactory, fake_codex: FakeFactory
+) -> None:
+    fake = fake_codex()
+    own = "holds the bridge's own program"
+    first = bridge(CODEX_BIN=fake, CODEX_WORKSPACE_ROOT=REPOSITORY)
+    assert str(REPOSITORY) in first.wait_log(own)
+    first.stop()
+    read_only = bridge(CODEX_BIN=fake, CODEX_WORKSPACE_ROOT=REPOSITORY, CODEX_SANDBOX_MODE="read-only")
+    read_only.stop()
+    elsewhere = bridge(CODEX_BIN=fake)
+    elsewhere.stop()
+    assert own not in read_only.log_text + elsewhere.log_text

@@ -11,6 +11,7 @@ import pytest
 from codex_bridge.errors import Conflict
 from codex_bridge.runtime import Event, ModelRoute, TurnOutcome, TurnRequest, TurnStatus
 from codex_bridge.runtimes.app_server import AppServerRuntime
+from tests.support.asking import never_asked
 from tests.support.codex import codex_binary
 from tests.support.images import png
 from tests.support.upstream import Upstream, rounds, run, say
@@ -44,7 +45,7 @@ class Player:
 
         place, mode = str(self.workspace), "workspace-write"
         request = TurnRequest("s", "t", None, place, mode, text, model="demo", route=self._route)
-        return asyncio.create_task(self.runtime.run_turn(request, emit))
+        return asyncio.create_task(self.runtime.run_turn(request, emit, never_asked))
 
     async def saw(self, kind: str, item_type: str = "") -> None:
         def look() -> bool:

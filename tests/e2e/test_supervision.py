@@ -64,24 +64,30 @@ def test_garbage_between_the_lines(bridge: BridgeFactory, fake_codex: FakeFactor
 
 
 @pytest.mark.parametrize(
-    "method",
+    ("method", "result"),
     [
-        "item/commandExecution/requestApproval",
-        "item/fileChange/requestApproval",
-        "item/tool/call",
-        "no/such/request",
+        ("mcpServer/elicitation/request", {"action": "decline", "content": None}),
+        ("item/tool/call", {
+            "success": False, "contentItems": [{"type": "inputText", "text": "There is no such tool."}],
+        }),
+        # These do not say what they want.
+        ("item/permissions/requestApproval", {"permissions": {}, "scope": "turn"}),
+        ("item/tool/requestUserInput", {"answers": {}}),
+        ("execCommandApproval", None),
+        ("no/such/request", None),
     ],
-)
-def test_an_unexpected_request_is_answered(
-    bridge: BridgeFactory, fake_codex: FakeFactory, method: str
+)  # fmt: skip
+def test_an_unexpected_request_is_declined(
+    bridge: BridgeFactory, fake_codex: FakeFactory, method: str, result: dict[str, object] | None
 ) -> None:
     one = bridge(CODEX_BIN=fake_codex())
     session_id, stream = play(one, f"ask {method}")
     assert stream.events[-1].name == "session.completed"
     answer = json.loads(one.session(session_id)["messages"][-1]["text"])
     assert answer["id"] == 0
-    assert ("error" in answer) != ("result" in answer)
-    assert answer.get("result", {}).get("decision") not in ("accept", "acceptForSession")
+    assert ("error" in answer) == (result is None)
+    assert answer.get("result") == result
+    assert "session.approval.required" not in kinds(stream.events)
 
 
 def test_a_death_in_mid_turn(bridge: BridgeFactory, fake_codex: FakeFactory) -> None:

@@ -10,10 +10,11 @@ import json
 import os
 import re
 import shlex
+import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from signal import Signals
@@ -27,6 +28,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 API_KEY = "sk-the-providers-real-key-4f1d9c"
 """The provider's key of every test: nothing but the upstream's Authorization header may ever show it."""
 
+_HAND_OVER = Path(__file__).with_name("hand_over.py")
 _LISTENING = re.compile(r"listening on (?:http://([^\s/]+):(\d+)|\S+)")
 _TROUBLE = (
     "Traceback (most recent call last)",
@@ -80,7 +82,14 @@ class Directories:
 class Bridge:
     """One bridge process. `get` and the rest speak to it; `stop` ends it and looks for what it left."""
 
-    def __init__(self, command: list[str], directories: Directories, settings: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        command: list[str],
+        directories: Directories,
+        settings: Mapping[str, str],
+        sockets: Sequence[socket.socket] = (),
+    ) -> None:
+        """Start the process; `sockets` are handed over to it as systemd does."""
         self.directories = directories
         self.workspace = directories.workspace
         self.settings = dict(settings)
@@ -89,8 +98,12 @@ class Bridge:
         self._log_over = False
         self._streams: list[Stream] = []
         self._log_seen = threading.Condition()
+        given = [one.fileno() for one in sockets]
+        if given:
+            command = [sys.executable, "-I", str(_HAND_OVER), ",".join(map(str, given)), *command]
         self._process = subprocess.Popen(
             [*command, "serve"],
+            pass_fds=given,
             env=self._environment(),
             cwd=directories.root,
             stdin=subprocess.DEVNULL,
@@ -201,6 +214,11 @@ class Bridge:
         trouble = [line for line in self.log if any(word in line for word in _TROUBLE)]
         assert not trouble, f"the log holds trouble:\n{self.log_text}"
 
+    def kill(self) -> None:
+        """End the bridge as a crash does: with SIGKILL, and nothing else of it."""
+        self.signal(Signals.SIGKILL)
+        self.wait_exit()
+
     def _name_leftovers(self) -> list[str]:
         return [f"{pid} {' '.join(processes.cmdline(pid))[:120]}" for pid in self.leftovers()]
 
@@ -269,6 +287,19 @@ class Bridge:
     def interrupt(self, session_id: str) -> Reply:
         """Stop the session's turn."""
         return self.post(f"/chat/sessions/{session_id}/interrupt")
+
+    def approvals(self, session_id: str) -> list[Json]:
+        """Return what is pending."""
+        reply = self.get(f"/chat/sessions/{session_id}/approvals")
+        assert reply.status == 200, reply
+        found: list[Json] = reply.json["approvals"]
+        return found
+
+    def decide(self, session_id: str, decision: str, request_id: str | None = None, **body: Any) -> Reply:
+        """Answer an approval, the only one by default."""
+        named = {} if request_id is None else {"request_id": request_id}
+        answer = {"decision": decision, **named, **body}
+        return self.post(f"/chat/sessions/{session_id}/approvals", answer)
 
     def stream(self, session_id: str, *, after: str | None = None, query: str = "", **headers: str) -> Stream:
         """Open the event stream, fresh or after the event with the given id."""

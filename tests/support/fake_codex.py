@@ -18,6 +18,9 @@ first word of the message that starts it; the rest of the message is its argumen
     listen              one delta, then nothing until a text steers it; that is put into the conversation, and said
     brink               the same, but the turn is completed without another word
     ask METHOD          a server request with id 0 for that method; says the answer it got
+    asks JSON           a list of server requests, `id`, `method` and `params`, all at once; says how many were
+                        answered. One with an `item` tells that before; one with a `resolve` is resolved, unanswered, when
+                        the test calls `release`; the answer to one with a `forget` is not waited for
     garbage             lines that are no JSON-RPC between the deltas
 
 With `codex exec` the prompt says it, and these beside `say`, `big`, `die` and `garbage`:
@@ -31,7 +34,7 @@ With `codex exec` the prompt says it, and these beside `say`, `big`, `die` and `
     silent              begins, and exits with code 0 without another word
     elsewhere TEXT      says TEXT in another thread than it was asked to resume
 
-Options (about the process): `fail_starts` (so many starts end at once with code 3), `ignore_term`
+Options (about the process): `fail_starts` (so many starts end at once with code 3), `fail_execs` (so many of an exec), `ignore_term`
 (SIGTERM and the end of stdin are ignored), `grandchild` (a child of its own keeps stdout open), `silent`
 (`initialize` is never answered), `sandbox` (`open`: commands may write anywhere; `broken`: none starts; `hangs`: none ends), `version` (which one it says it is), `mute` (methods that
 are never answered), `held` (a method whose first call is answered when the test calls `release`), `account` (true: signed in), `login` (what a
@@ -159,8 +162,8 @@ class AppServer:
         self.refusing: set[str] = set()
         self.closing: set[str] = set()
         self.unbegun: set[str] = set()
-        self.answered = threading.Event()
-        self.answer: Json = {}
+        self.answered = threading.Condition()
+        self.answers: list[Json] = []
         self.next_turn: threading.Thread | None = None
         self.held = self.options.get("held")
         # What is written in one breath with the next answer.
@@ -221,8 +224,9 @@ class AppServer:
         """Answer one message."""
         method = message.get("method")
         if method is None:
-            self.answer = message
-            self.answered.set()
+            with self.answered:
+                self.answers.append(message)
+                self.answered.notify_all()
         elif "id" in message and method not in self.options.get("mute", []):
             reply = self.METHODS.get(method, AppServer.unknown)(self, message.get("params") or {})
             if reply is not None:
@@ -283,7 +287,10 @@ class AppServer:
         return {"result": {"status": "unsubscribed"}}
 
     def exec_command(self, params: Json) -> Json | None:
-        """Run a command in what passes for a sandbox: its last argument, a path, is made one that cannot be written."""
+        """Run a command in what passes for a sandbox: its last argument, a path, is made one that cannot be written.
+
+        In a read-only sandbox so is the path before it.
+        """
         sandbox = self.options.get("sandbox", "holds")
         if sandbox == "hangs":
             return None
@@ -292,6 +299,8 @@ class AppServer:
         command = list(params["command"])
         if sandbox == "holds":
             command[-1] = "/proc/no/such/place"
+        if sandbox == "holds" and params["sandboxPolicy"]["type"] == "readOnly":
+            command[-2] = "/proc/no/such/place"
         done = subprocess.run(command, cwd=params["cwd"], capture_output=True, text=True)
         return {"result": {"exitCode": done.returncode, "stdout": done.stdout, "stderr": done.stderr}}
 
@@ -518,11 +527,36 @@ class Turn:
     def ask(self, method: str) -> None:
         """Send a server request whose id is 0, and say what was answered."""
         self.begin()
-        params = {"threadId": self.thread, "turnId": self.turn, "itemId": "item-0", "command": "true"}
-        self.server.write({"id": 0, "method": method, "params": params})
-        self.server.answered.wait()
-        self.delta(json.dumps(self.server.answer))
+        (answer,) = self.request([{"id": 0, "method": method, "params": {"command": "true"}}])
+        self.delta(json.dumps(answer))
         self.end()
+
+    def asks(self, requests: str) -> None:
+        """Send server requests, and say how many were answered."""
+        self.begin()
+        self.delta(f"{len(self.request(json.loads(requests)))} answers")
+        self.end()
+
+    def request(self, requests: list[Json]) -> list[Json]:
+        """Send server requests; return the answers in the order in which they came."""
+        for request in requests:
+            if "item" in request:
+                self.tell("item/started", item=request["item"])
+            params = {"threadId": self.thread, "turnId": self.turn, "itemId": "item-0", **request["params"]}
+            self.server.write({"id": request["id"], "method": request["method"], "params": params})
+        resolved = [request["id"] for request in requests if request.get("resolve")]
+        if resolved:
+            (self.server.directory / "gate").read_bytes()
+        for each in resolved:
+            self.server.tell("serverRequest/resolved", self.thread, requestId=each)
+        wanted = [each["id"] for each in requests if not each.get("resolve") and not each.get("forget")]
+        with self.server.answered:
+            self.server.answered.wait_for(lambda: len(self.answers(wanted)) == len(wanted))
+            return self.answers(wanted)
+
+    def answers(self, wanted: list[Any]) -> list[Json]:
+        """Return the answers that have come."""
+        return [answer for answer in self.server.answers if answer["id"] in wanted]
 
     def garbage(self, _: str) -> None:
         """Write what is no JSON-RPC between two deltas."""
@@ -547,6 +581,7 @@ class Turn:
         "quit": quit,
         "die": die,
         "ask": ask,
+        "asks": asks,
         "garbage": garbage,
         "listen": listen,
         "brink": brink,
@@ -564,7 +599,10 @@ class Exec:
     def serve(self) -> int:
         """Play one turn; return the exit code."""
         entry = {"pid": os.getpid(), "arguments": self.arguments, "environment": dict(os.environ)}
-        if len(self.server.starts()) < self.server.options.get("fail_starts", 0):
+        starts = self.server.starts()
+        execs = sum(start["arguments"][0] == "exec" for start in starts)
+        options = self.server.options
+        if len(starts) < options.get("fail_starts", 0) or execs < options.get("fail_execs", 0):
             self.server.note("starts.jsonl", entry)
             print("the fake Codex refuses to start", file=sys.stderr, flush=True)
             return 3

@@ -46,6 +46,11 @@ def is_alive(pid: int) -> bool:
     return bool(fields) and fields[0] not in "ZX"
 
 
+def is_stopped(pid: int) -> bool:
+    """Tell whether a process stands still by a signal."""
+    return _stat(pid)[:1] == ["T"]
+
+
 def in_group(group: int) -> list[int]:
     """Return the living members of a process group."""
     return [pid for pid in pids() if (stat := _stat(pid)) and stat[0] not in "ZX" and int(stat[2]) == group]

@@ -140,12 +140,13 @@ def _message(parts: Iterable[Part]) -> Iterator[Step]:
     yield {"type": "response.output_item.done", "output_index": 0, "item": whole}
 
 
-def _call(command: str, arguments: Json) -> Step:
+def _call(name: str, arguments: Json, **more: str) -> Step:
     item = {
         "type": "function_call",
-        "name": "exec_command",
-        "arguments": json.dumps({"cmd": command, **arguments}),
+        "name": name,
+        "arguments": json.dumps(arguments),
         "call_id": f"call_{next(_ids)}",
+        **more,
     }
     return {"type": "response.output_item.done", "output_index": 1, "item": item}
 
@@ -162,7 +163,25 @@ def run(command: str, *, before: str = "", **arguments: Any) -> Stream:
         yield _created()
         if before:
             yield from _message([before])
-        yield _call(command, arguments)
+        yield _call("exec_command", {"cmd": command, **arguments})
+        yield _completed()
+
+    return Stream(steps)
+
+
+def call(name: str, arguments: Json, **more: str) -> Stream:
+    """Have Codex use a tool; `more` are further fields of the call, such as its namespace."""
+    return Stream(lambda: [_created(), _call(name, arguments, **more), _completed()])
+
+
+def escalate(*commands: str) -> Stream:
+    """Have Codex run commands outside of the sandbox, all at once: each asks for an approval."""
+
+    def steps() -> Iterator[Step]:
+        yield _created()
+        for command in commands:
+            asked = {"sandbox_permissions": "require_escalated", "justification": f"May I {command}?"}
+            yield _call("exec_command", {"cmd": command, **asked})
         yield _completed()
 
     return Stream(steps)

@@ -22,7 +22,7 @@ def ask(data: bytes, access: Access) -> Reply:
         Route("GET", "/closed", _answer),
         Route("POST", "/closed", _answer),
     ]
-    return run(lambda: exchange(Router(routes, access).handle, data))
+    return run(lambda: exchange(Router(routes, access, lambda: None).handle, data))
 
 
 def access(

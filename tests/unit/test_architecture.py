@@ -1,6 +1,7 @@
 """The house: which room may import which, who owns what, how long a function may be. Read from the source."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,7 +27,7 @@ ROOM_OF_MODULE = {
     "": "base", "errors": "base", "limits": "base", "log": "base", "model": "base", "config": "base", "runtime": "base",
     "providers": "base",
     "proxies": "base",
-    "app": "top", "cli": "top", "__main__": "top", "demo": "top",
+    "app": "top", "daemon": "top", "cli": "top", "__main__": "top", "demo": "top",
 }  # fmt: skip
 
 Modules = dict[str, ast.Module]
@@ -39,6 +40,11 @@ _STARTERS = {
     "posix_spawn",
     "subprocess_exec",
 }
+
+
+_SQL = re.compile(
+    r"\b(SELECT\s.+\sFROM|INSERT (OR \w+ )?INTO|UPDATE \w+ SET|DELETE FROM|CREATE (TABLE|INDEX)|PRAGMA|BEGIN IMMEDIATE)\b"
+)
 
 
 def read_package(root: Path) -> Modules:
@@ -146,6 +152,34 @@ def child_starters(modules: Modules) -> list[str]:
     return found
 
 
+def importers(modules: Modules, names: set[str]) -> list[str]:
+    """Return the modules that import one of `names` at run time, wherever in them."""
+    found = []
+    for name, tree in modules.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                imported = {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                imported = {(node.module or "").partition(".")[0]}
+            else:
+                continue
+            if imported & names:
+                found.append(name)
+    return found
+
+
+def sql_writers(modules: Modules) -> list[str]:
+    """Return the modules with a statement of SQL in a string."""
+    return [
+        name
+        for name, tree in modules.items()
+        if any(
+            isinstance(node, ast.Constant) and isinstance(node.value, str) and _SQL.search(node.value)
+            for node in ast.walk(tree)
+        )
+    ]
+
+
 def long_functions(modules: Modules) -> list[str]:
     return [
         f"{name}.{node.name}: {lines} lines"
@@ -185,6 +219,18 @@ def test_only_the_process_adapter_starts_processes() -> None:
     assert starters == {"adapters.process"}
 
 
+def test_only_the_database_adapter_has_threads_and_sqlite() -> None:
+    assert set(importers(read_package(SOURCE), {"sqlite3", "_sqlite3", "threading", "_thread"})) == {
+        "adapters.database"
+    }
+
+
+def test_only_the_store_speaks_sql() -> None:
+    writers = set(sql_writers(read_package(SOURCE)))
+    assert {name for name in writers if not name.startswith("store.")} == {"adapters.database"}
+    assert "store.events" in writers
+
+
 def test_no_function_is_long() -> None:
     assert long_functions(read_package(SOURCE)) == []
 
@@ -202,6 +248,7 @@ def bad_house(tmp_path: Path) -> Path:
         "adapters/net.py": "from ..errors import x\nimport subprocess\n",
         "services/__init__.py": "",
         "services/turns.py": "def f():\n    from codex_bridge.runtimes import x\n    from ..api import routes\n",
+        "services/store.py": "import threading\ndef f(c):\n    import sqlite3\n    c.execute(f'DELETE FROM {c}')\n",
         "services/ring.py": "from . import turns\nimport asyncio\nasyncio.create_subprocess_exec\n",
         "runtimes/__init__.py": "",
         "runtimes/x.py": "from ..services.ring import y\n",
@@ -227,4 +274,8 @@ def test_the_checks_see_a_bad_house(bad_house: Path) -> None:
         assert wrong in found
     assert set(environ_readers(modules)) == {"log", "protocol.sse"}
     assert set(child_starters(modules)) == {"adapters.net", "services.ring"}
+    assert (
+        set(importers(modules, {"sqlite3"})) == set(importers(modules, {"threading"})) == {"services.store"}
+    )
+    assert sql_writers(modules) == ["services.store"]
     assert long_functions(modules) == ["api.routes.long: 61 lines"]

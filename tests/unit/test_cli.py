@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from codex_bridge import __version__
+from codex_bridge.cli import _HEADINGS
 from codex_bridge.config import SETTINGS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -66,6 +67,14 @@ def test_help_of_serve_tells_every_setting() -> None:
             assert name in text
         assert setting.expected in words
     assert "CODEX_BRIDGE_TOKEN_FILE" in text
+
+
+def test_help_of_serve_is_wrapped_and_in_groups() -> None:
+    lines = run("serve", "--help").stdout.splitlines()
+    assert not [line for line in lines if len(line) > 100]
+    headings = [line for line in lines if line in {f"{heading}:" for heading in _HEADINGS.values()}]
+    assert headings == [f"{heading}:" for heading in _HEADINGS.values()]
+    assert next(iter(_HEADINGS)) == SETTINGS[0].field, "a setting without a heading above it"
 
 
 @pytest.mark.parametrize("arguments", [("nonsense",), ("serve", "--nonsense"), ("version", "x"), ("--port",)])

@@ -104,6 +104,7 @@ def test_a_thread_with_codexs_own_service() -> None:
         "cwd": "/w",
         "sandbox": "workspace-write",
         "approvalPolicy": "never",
+        "approvalsReviewer": "user",
         "config": {"projects": {"/w": {"trust_level": "untrusted"}}},
     }
 
@@ -122,6 +123,15 @@ def test_a_thread_through_the_gateway() -> None:
     assert provider["wire_api"] == "responses"
     assert provider["experimental_bearer_token"] == "gateway-token"
     assert provider["request_max_retries"] == 0
+
+
+@pytest.mark.parametrize("policy", ["untrusted", "on-request", "never"])
+def test_a_thread_whose_model_may_ask(policy: str) -> None:
+    params = codex.thread_params(request(approval_policy=policy))
+    assert params["approvalPolicy"] == policy
+    assert ("features.default_mode_request_user_input" in params["config"]) is (policy != "never")
+    # It would take the place of what every Codex is given.
+    assert "features" not in params["config"]
 
 
 def test_a_thread_that_is_resumed() -> None:
@@ -245,19 +255,6 @@ def test_a_conversation_that_is_lost_is_told_with_the_reason() -> None:
     event = codex.not_resumed_event("no rollout found")
     assert (event["type"], event["code"]) == ("warning", "thread_not_resumed")
     assert "no rollout found" in event["message"]
-
-
-@pytest.mark.parametrize(
-    ("method", "answer"),
-    [
-        ("item/commandExecution/requestApproval", {"decision": "decline"}),
-        ("item/fileChange/requestApproval", {"decision": "decline"}),
-        ("item/tool/call", None),
-        ("unknown", None),
-    ],
-)
-def test_what_codex_asks_is_declined(method: str, answer: dict[str, str] | None) -> None:
-    assert codex.decline_result(method) == answer
 
 
 ANN = {"type": "chatgpt", "email": "ann@example.com", "planType": "plus"}

@@ -23,8 +23,9 @@ DEFAULTS: dict[str, Any] = {
     "max_concurrent_turns": 4, "max_queued_turns": 40, "turn_timeout_ms": 1_800_000, "provider": "openai",
     "auth_mode": None, "base_url": None, "api_key": None, "default_model": None, "execution_class": "auto", "upstream_connect_timeout_ms": 10_000,
     "upstream_first_byte_timeout_ms": 300_000, "upstream_idle_timeout_ms": 300_000, "https_proxy": None, "http_proxy": None,
-    "no_proxy": (), "shutdown_timeout_ms": 10_000, "interrupt_grace_ms": 10_000, "device_login_timeout_ms": 900_000, "codex_environment": (), "log_level": "info",
+    "no_proxy": (), "drain_timeout_ms": 30_000, "shutdown_timeout_ms": 10_000, "interrupt_grace_ms": 10_000, "device_login_timeout_ms": 900_000, "codex_environment": (), "log_level": "info",
     "keep_sessions": 10_000, "keep_days": 90, "keep_events": 10_000, "keep_event_days": 7,
+    "approval_policy": "on-request", "approval_timeout_ms": 600_000,
 }  # fmt: skip
 # These depend on the machine and have tests of their own.
 ELSEWHERE = {"codex_bin", "workspace_root", "workspace_roots", "temporary_directory", "state_dir"}
@@ -43,8 +44,9 @@ GOOD: list[tuple[str, str, Any]] = [
     ("default_model", "m", "m"), ("execution_class", "native_tools", "native_tools"), ("upstream_connect_timeout_ms", "5", 5), ("upstream_idle_timeout_ms", "6", 6),
     ("upstream_first_byte_timeout_ms", "7", 7), ("https_proxy", "http://p:1", Proxy("p", 1)), ("http_proxy", "http://p", Proxy("p", 80)),
     ("no_proxy", " A.example,.b  10.0.0.0/8,", ("a.example", ".b", "10.0.0.0/8")),
-    ("shutdown_timeout_ms", "7", 7), ("interrupt_grace_ms", "9", 9), ("device_login_timeout_ms", "8", 8), ("codex_environment", "B, A,B", ("A", "B")), ("log_level", "debug", "debug"),
+    ("drain_timeout_ms", "0", 0), ("drain_timeout_ms", "86400000", 86_400_000), ("shutdown_timeout_ms", "7", 7), ("interrupt_grace_ms", "9", 9), ("device_login_timeout_ms", "8", 8), ("codex_environment", "B, A,B", ("A", "B")), ("log_level", "debug", "debug"),
     ("keep_sessions", "1", 1), ("keep_days", "36500", 36500), ("keep_events", "10000000", 10_000_000), ("keep_event_days", "1", 1),
+    ("approval_policy", "untrusted", "untrusted"), ("approval_policy", "never", "never"), ("approval_timeout_ms", "1", 1),
 ]  # fmt: skip
 
 BAD = [
@@ -57,9 +59,10 @@ BAD = [
     ("max_queued_turns", "-1"), ("max_queued_turns", "10001"), ("turn_timeout_ms", "0"), ("turn_timeout_ms", "86400001"),
     ("turn_timeout_ms", "30s"), ("provider", "OpenAI"), ("auth_mode", "key"), ("execution_class", "best"), ("upstream_connect_timeout_ms", "0"),
     ("upstream_idle_timeout_ms", "x"), ("upstream_first_byte_timeout_ms", "0"), ("https_proxy", "socks5h://p:1080"),
-    ("https_proxy", "p:3128"), ("http_proxy", "https://p:3128"), ("http_proxy", "http://p:0"), ("shutdown_timeout_ms", """ """), ("interrupt_grace_ms", "0"), ("device_login_timeout_ms", "0"), ("temporary_directory", "/nonexistent"),
+    ("https_proxy", "p:3128"), ("http_proxy", "https://p:3128"), ("http_proxy", "http://p:0"), ("drain_timeout_ms", "-1"), ("drain_timeout_ms", "86400001"), ("shutdown_timeout_ms", """ """), ("interrupt_grace_ms", "0"), ("device_login_timeout_ms", "0"), ("temporary_directory", "/nonexistent"),
     ("log_level", "verbose"), ("log_level", "INFO"),
     ("keep_sessions", "0"), ("keep_days", "0"), ("keep_events", "0"), ("keep_event_days", "36501"),
+    ("approval_policy", "on-failure"), ("approval_policy", "onRequest"), ("approval_timeout_ms", "0"),
 ]  # fmt: skip
 
 
@@ -69,6 +72,14 @@ def load(**variables: str) -> Config:
 
 def variable(field: str) -> str:
     return BY_FIELD[field].variables[0]
+
+
+def test_exec_asks_nobody() -> None:
+    assert load(CODEX_RUNTIME_KIND="exec").approval_policy == "never"
+    assert load(CODEX_RUNTIME_KIND="exec", CODEX_APPROVAL_POLICY="on-request").approval_policy == "never"
+    with pytest.raises(ConfigError) as caught:
+        load(CODEX_RUNTIME_KIND="exec", CODEX_APPROVAL_POLICY="untrusted")
+    assert "CODEX_APPROVAL_POLICY=untrusted" in caught.value.message
 
 
 def test_every_field_has_one_row_and_every_row_a_field() -> None:
@@ -195,6 +206,14 @@ class TestToken:
 
     def test_credentials_without_a_token(self, tmp_path: Path) -> None:
         assert load(CREDENTIALS_DIRECTORY=str(tmp_path)).token is None
+
+    def test_a_credential_that_cannot_be_read_is_not_taken_for_none(self, tmp_path: Path) -> None:
+        directory = self.file(tmp_path, name="no-directory")
+        with pytest.raises(ConfigError) as caught:
+            load(CREDENTIALS_DIRECTORY=str(directory))
+        assert caught.value.message.startswith(
+            f"{directory}/codex_bridge_token: expected a file with the token"
+        )
 
     def test_the_variable_wins_over_the_file_over_the_credential(self, tmp_path: Path) -> None:
         self.file(tmp_path, "credential-0123456789", "codex_bridge_token")
@@ -346,10 +365,19 @@ class TestChildEnvironment:
         "AWS_SECRET_ACCESS_KEY",
         "GITHUB_TOKEN",
     )
+    MANAGERS = (
+        "NOTIFY_SOCKET",
+        "WATCHDOG_USEC",
+        "WATCHDOG_PID",
+        "LISTEN_PID",
+        "LISTEN_FDS",
+        "LISTEN_FDNAMES",
+        "CREDENTIALS_DIRECTORY",
+    )
     PROXIES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY")
 
     def environ(self, monkeypatch: pytest.MonkeyPatch, **more: str) -> dict[str, str]:
-        for name in (*self.SECRET, "PYTHONPATH", "LD_PRELOAD_X"):
+        for name in (*self.SECRET, *self.MANAGERS, "PYTHONPATH", "LD_PRELOAD_X"):
             monkeypatch.setenv(name, "secret-value")
         for name in ("HOME", "LC_ALL", "CODEX_HOME", "MY_TOOL"):
             monkeypatch.setenv(name, f"value of {name}")
@@ -392,8 +420,8 @@ class TestChildEnvironment:
         assert environ["MY_TOOL"] == "value of MY_TOOL"
         assert "ABSENT" not in environ
 
-    @pytest.mark.parametrize("name", SECRET[:3])
-    def test_the_bridges_own_secrets_cannot_be_named(
+    @pytest.mark.parametrize("name", [*SECRET[:3], *MANAGERS])
+    def test_what_is_for_the_bridge_alone_cannot_be_named(
         self, monkeypatch: pytest.MonkeyPatch, name: str
     ) -> None:
         try:
@@ -401,6 +429,41 @@ class TestChildEnvironment:
         except ConfigError:
             return
         assert "secret-value" not in environ.values()
+
+
+class TestManager:
+    """What a service manager has told this process."""
+
+    US = str(os.getpid())
+
+    def test_without_one(self) -> None:
+        assert config.load_manager({}) == config.Manager(None, None, 0)
+
+    def test_all_of_it(self) -> None:
+        told = {"NOTIFY_SOCKET": "/run/notify", "WATCHDOG_USEC": "30000000", "LISTEN_FDS": "2"}
+        ours = {"WATCHDOG_PID": self.US, "LISTEN_PID": self.US}
+        assert config.load_manager({**told, **ours}) == config.Manager("/run/notify", 30.0, 2)
+
+    def test_the_watchdog_may_name_nobody_but_sockets_must(self) -> None:
+        assert config.load_manager({"WATCHDOG_USEC": "500000", "LISTEN_FDS": "1"}) == config.Manager(
+            None, 0.5, 0
+        )
+
+    def test_what_another_process_was_told_is_not_even_read(self) -> None:
+        told = {"WATCHDOG_USEC": "soon", "WATCHDOG_PID": "1", "LISTEN_FDS": "many", "LISTEN_PID": "1"}
+        assert config.load_manager(told) == config.Manager(None, None, 0)
+
+    @pytest.mark.parametrize(
+        ("name", "text"),
+        [
+            ("NOTIFY_SOCKET", "run/notify"), ("NOTIFY_SOCKET", "@"), ("NOTIFY_SOCKET", "vsock:2:1"),
+            ("WATCHDOG_USEC", "-1"), ("WATCHDOG_USEC", "soon"), ("LISTEN_FDS", "65"), ("LISTEN_FDS", "1.0"),
+        ],
+    )  # fmt: skip
+    def test_what_cannot_be_used_is_told_in_one_line(self, name: str, text: str) -> None:
+        with pytest.raises(ConfigError) as caught:
+            config.load_manager({"LISTEN_PID": self.US, name: text})
+        assert caught.value.message.startswith(f"{name}={text}: expected ")
 
 
 # The variables of the command's contract, by what this version does with them.

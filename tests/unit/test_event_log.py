@@ -37,6 +37,7 @@ class Follower:
     def __init__(self, seq: int, *, is_live: bool = True) -> None:
         self.seq = seq
         self.is_live = is_live
+        self.reads_store = False
         self.writes: list[bytes] = []
         self.came = asyncio.Event()
         self.closed = 0
@@ -347,7 +348,6 @@ def test_replay_from_the_edge_gives_no_wrong_event_when_an_open_delta_ends(
     async def main() -> None:
         log = bounded(monkeypatch, 3)
         log.append_delta(delta("x" * 10))
-        assert log.can_replay(log.epoch, 5)
         # The open delta is encoded now and pushes the oldest entry out.
         assert log.replay(5, ALL) is None
 
@@ -374,3 +374,109 @@ async def test_flushing_an_empty_log_writes_nothing() -> None:
     assert follower.writes == []
     assert log.replay(0, ALL) == (b"", 0)
     assert log.can_replay(log.epoch, 0)
+
+
+@on_loop
+async def test_what_is_held_reaches_nobody_before_its_release() -> None:
+    log = filled(2)
+    live, late = follow(log), Follower(0, is_live=False)
+    log.append("n", {"number": 3})
+    log.hold()
+    log.append("n", {"number": 4})
+    log.hold()
+    log.append_delta(delta("5"))
+    log.flush()
+    log.release()
+    assert [seq for seq, _, _ in decode(live.data)] == [3]
+    assert (log.seq, log.told_seq) == (5, 3)
+    assert not log.can_replay(log.epoch, 4)
+    data, late.seq = log.replay(0, ALL)
+    assert late.seq == 3
+    late.is_live = True
+    log.add(late)
+    log.append("n", {"number": 6})
+    log.release()
+    assert [seq for seq, _, _ in decode(live.data)] == [3, 4, 5, 6]
+    assert [seq for seq, _, _ in decode(data + late.data)] == [1, 2, 3, 4, 5, 6]
+    assert log.can_replay(log.epoch, 4)
+
+
+@on_loop
+async def test_events_are_taken_for_the_store_once_and_in_order() -> None:
+    log = EventLog()
+    calls: list[bool] = []
+    log.on_unstored = calls.append
+    assert log.take_unstored() is None
+    log.append("n", {"number": 1})
+    log.append_delta(delta("2"))
+    first, entries = log.take_unstored() or (0, [])
+    assert first == 1
+    assert [seq for seq, _, _ in decode(b"".join(entries))] == [1, 2]
+    assert log.take_unstored() is None
+    log.append("n", {"number": 3})
+    first, entries = log.take_unstored() or (0, [])
+    assert (first, [seq for seq, _, _ in decode(b"".join(entries))]) == (3, [3])
+    assert calls == [False, False]
+
+
+def test_much_that_is_not_stored_is_told_before_it_could_be_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    @on_loop
+    async def main() -> None:
+        monkeypatch.setattr(events, "MAX_UNSTORED_BYTES", 300)
+        monkeypatch.setattr(events, "MAX_LOG_BYTES", 300)
+        monkeypatch.setattr(events, "MIN_LOG_EVENTS", 1)
+        log = EventLog()
+        taken: list[int] = []
+
+        def on_unstored(is_much: bool) -> None:
+            if is_much:
+                first, entries = log.take_unstored() or (0, [])
+                taken.extend(range(first, first + len(entries)))
+
+        log.on_unstored = on_unstored
+        for number in range(20):
+            log.append("n", {"number": number})
+        first, entries = log.take_unstored() or (log.seq + 1, [])
+        assert taken + list(range(first, first + len(entries))) == list(range(1, 21))
+
+    main()
+
+
+@on_loop
+async def test_a_new_numbering_begins_empty_and_sends_its_readers_away() -> None:
+    log = filled(3)
+    epoch, reader = log.epoch, follow(log)
+    log.renew()
+    assert reader.closed == 1
+    assert (log.seq, log.told_seq) == (0, 0)
+    assert not log.can_replay(epoch, 2)
+    log.append("n", {"number": 1})
+    assert [seq for seq, _, _ in decode(log.replay(0, ALL)[0])] == [1]
+
+
+@on_loop
+async def test_a_log_goes_on_where_the_store_has_it() -> None:
+    log = EventLog("e1", 7)
+    assert (log.epoch, log.seq, log.told_seq) == ("e1", 7, 7)
+    assert log.replay(7, ALL) == (b"", 7)
+    assert log.replay(6, ALL) is None
+    assert log.take_unstored() is None
+    log.append("n", {})
+    assert [seq for seq, _, _ in decode(log.replay(7, ALL)[0])] == [8]
+
+
+def test_a_log_at_rest_keeps_nothing_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "LOG_REST_S", 0)
+
+    @on_loop
+    async def main() -> None:
+        log = EventLog()
+        rested = asyncio.Event()
+        log.on_rest = rested.set
+        log.append("n", {"text": "x" * 100_000})
+        log.rest()
+        await rested.wait()
+        assert log.replay(0, ALL) is None
+        assert log.replay(1, ALL) == (b"", 1)
+
+    main()

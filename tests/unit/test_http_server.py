@@ -1,14 +1,25 @@
 """The HTTP server over real sockets, with deadlines short enough to pass."""
 
 import asyncio
+import contextlib
 import os
 import socket
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
 
 from codex_bridge.adapters import http_server
-from codex_bridge.adapters.http_server import Handler, Request, Response, Stream, StreamResponse, Timeouts
+from codex_bridge.adapters.http_server import (
+    Handler,
+    HttpServer,
+    Request,
+    Response,
+    Stream,
+    StreamResponse,
+    Timeouts,
+)
+from codex_bridge.api import replies
 from codex_bridge.errors import Unauthorized, UpstreamFailed
 from tests.unit.loop import on_loop
 from tests.unit.wire import Peer, brisk, connected, request, serving
@@ -574,6 +585,111 @@ async def test_stop_lets_an_answer_under_way_through_and_says_that_it_is_the_las
         peer.end()
         assert await peer.rest() == b""
         await stopping
+
+
+@on_loop
+async def test_requests_under_way_are_waited_for_and_lasting_streams_are_not() -> None:
+    started, release = asyncio.Event(), asyncio.Event()
+
+    async def handle(request: Request) -> Response | StreamResponse:
+        if request.path == "/events":
+            return StreamResponse(200, (), lambda stream: stream.wait_closed(), until_close=True)
+        if request.path == "/held":
+            return StreamResponse(200, (), hold)
+        return await echo(request)
+
+    async def hold(stream: Stream) -> None:
+        await stream.write(b"first ")
+        started.set()
+        await release.wait()
+        await stream.write(b"last")
+
+    async with (
+        serving(handle) as (server, port), connected(port) as events, connected(port) as held, connected(port) as idle,
+    ):  # fmt: skip
+        await events.send(request("GET /events HTTP/1.1"))
+        await events.reader.readuntil(b"\r\n\r\n")
+        await idle.send(GET)
+        await idle.reply()
+        await server.finish_requests()
+        await held.send(request("GET /held HTTP/1.1"))
+        await started.wait()
+        assert server.answering == 1
+        finishing = asyncio.create_task(server.finish_requests())
+        await idle.send(GET)
+        assert (await idle.reply()).status == 200
+        assert not finishing.done()
+        release.set()
+        assert (await held.reply()).body == b"first last"
+        await finishing
+        assert server.answering == 0
+
+
+@pytest.mark.parametrize("leave", [Peer.end, Peer.reset])
+@on_loop
+async def test_a_request_whose_client_has_left_is_not_waited_for(leave: Callable[[Peer], None]) -> None:
+    started = asyncio.Event()
+
+    async def handle(request: Request) -> Response:
+        started.set()
+        return await echo(request)
+
+    async with serving(handle) as (server, port), connected(port) as peer:
+        await peer.send(post(b"12345")[:-1])
+        await started.wait()
+        finishing = asyncio.create_task(server.finish_requests())
+        leave(peer)
+        await finishing
+
+
+@on_loop
+async def test_sockets_that_somebody_else_has_opened(tmp_path: Path) -> None:
+    server = HttpServer(echo, replies.failure)
+    listeners = [socket.socket(family) for family in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)]
+    path = str(tmp_path / "given.sock")
+    addresses: list[object] = [("127.0.0.1", 0), ("::1", 0), path]
+    with contextlib.ExitStack() as stack:
+        for listener, address in zip(listeners, addresses, strict=True):
+            stack.enter_context(listener)
+            listener.bind(address)
+            listener.listen()
+            # The server has its own, as a process to which it was handed over has.
+            await server.listen_on(listener.dup())
+        first, second, _ = listeners
+        for host, port in (first.getsockname()[:2], second.getsockname()[:2]):
+            reader, writer = await asyncio.open_connection(host, port)
+            assert await ask(reader, writer) == b"HTTP/1.1 200 OK\r\n"
+        assert await ask(*await asyncio.open_unix_connection(path)) == b"HTTP/1.1 200 OK\r\n"
+        await server.stop(1.0)
+        # They go on without it: the next one takes what has come meanwhile.
+        waiting = await asyncio.open_unix_connection(path)
+        again = HttpServer(echo, replies.failure)
+        await again.listen_on(listeners[2].dup())
+        assert await ask(*waiting) == b"HTTP/1.1 200 OK\r\n"
+        await again.stop(1.0)
+        _, writer = await asyncio.open_unix_connection(path)
+        writer.close()
+
+
+async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+    """GET over a connection; return the first line of the answer."""
+    writer.write(GET)
+    line = await reader.readline()
+    writer.close()
+    await writer.wait_closed()
+    return line
+
+
+@on_loop
+async def test_a_server_whose_sweep_stands_still_is_not_well() -> None:
+    server = HttpServer(echo, replies.failure, Timeouts(sweep=0.01))
+    assert not server.is_well
+    await server.listen_tcp("127.0.0.1", 0)
+    assert server.is_well
+    await server.stop(1.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(http_server, "SWEEP_OVERDUE_S", 0.0)
+        assert not server.is_well
 
 
 def test_there_is_a_bound_on_connections(monkeypatch: pytest.MonkeyPatch) -> None:

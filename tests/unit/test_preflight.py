@@ -90,14 +90,14 @@ def test_a_sandbox_that_cannot_be_tried_is_not_believed(tmp_path: Path) -> None:
     async def judge() -> None:
         scratch = tmp_path / "scratch"
         scratch.mkdir()
-        (scratch / "probe").write_text("in the way")
+        (scratch / "probe-workspace-write").write_text("in the way")
         machine = Machine("holds")
         check = SandboxCheck(None, machine, "workspace-write")
         check.open(str(scratch))
         obstacle = await check.find_obstacle()
         assert obstacle is not None
         assert (obstacle.code, check.works, machine.runs) == ("sandbox_unavailable", None, 0)
-        (scratch / "probe").unlink()
+        (scratch / "probe-workspace-write").unlink()
         assert await check.find_obstacle() is None
         await check.stop()
 
@@ -120,6 +120,25 @@ def test_a_bad_verdict_is_looked_at_again_and_a_good_one_stays(
         monkeypatch.setattr(sandbox, "SANDBOX_RECHECK_S", -1.0)
         assert await check.find_obstacle() is None
         assert await check.find_obstacle() is None
+        assert machine.runs == 2
+        await check.stop()
+
+    judge()
+
+
+def test_each_mode_has_a_verdict_of_its_own(tmp_path: Path) -> None:
+    @on_loop
+    async def judge() -> None:
+        (tmp_path / "scratch").mkdir()
+        machine = Machine("holds")
+        check = SandboxCheck(None, machine, "danger-full-access")
+        check.open(str(tmp_path / "scratch"))
+        assert await check.find_obstacle() is None
+        assert (machine.runs, check.works, check.is_wanted) == (0, None, False)
+        assert await check.find_obstacle("workspace-write") is None
+        obstacle = await check.find_obstacle("read-only")
+        assert obstacle is not None
+        assert "read-only" in obstacle.message
         assert machine.runs == 2
         await check.stop()
 

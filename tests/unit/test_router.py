@@ -30,7 +30,9 @@ ROUTES = [
 
 def ask(line: str) -> Reply:
     access = Access("127.0.0.1", frozenset(), frozenset(), None)
-    router = Router([Route(method, path, named(f"{method} {path}")) for method, path in ROUTES], access)
+    router = Router(
+        [Route(method, path, named(f"{method} {path}")) for method, path in ROUTES], access, lambda: None
+    )
     data = request(f"{line} HTTP/1.1")
     return run(lambda: exchange(router.handle, data, head_only=line.startswith("HEAD")))
 

@@ -30,10 +30,30 @@ def test_it_is_made_for_this_user_alone(tmp_path: Path) -> None:
     state.close()
 
 
-def test_one_that_others_could_read_is_closed_to_them(tmp_path: Path) -> None:
-    tmp_path.chmod(0o755)
-    StateDirectory.open(str(tmp_path)).close()
-    assert tmp_path.stat().st_mode & 0o777 == 0o700
+@pytest.mark.parametrize("mode", [0o755, 0o1777, 0o2770])
+def test_one_that_is_there_keeps_its_mode_and_what_is_in_it_is_for_this_user_alone(
+    tmp_path: Path, mode: int
+) -> None:
+    tmp_path.chmod(mode)
+    state = StateDirectory.open(str(tmp_path))
+    state.remember_scratch("/tmp/mine")
+    assert tmp_path.stat().st_mode & 0o7777 == mode
+    assert {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {
+        "lock": 0o600, "scratch": 0o600,
+    }  # fmt: skip
+    state.close()
+
+
+def test_what_another_user_says_of_a_scratch_directory_does_not_count(tmp_path: Path) -> None:
+    note = tmp_path / "scratch"
+    if os.geteuid() == 0:
+        note.write_text("/tmp/theirs")
+        os.chown(note, 4321, -1)
+    else:
+        note.symlink_to("/etc/passwd")  # root's
+    state = StateDirectory.open(str(tmp_path))
+    assert state.scratch_before is None
+    state.close()
 
 
 def test_a_second_bridge_is_refused_and_a_killed_one_tells_of_its_scratch(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from codex_bridge.runtimes import app_server_child, quick_exits, supervisor
 from codex_bridge.runtimes.app_server import AppServerRuntime
 from codex_bridge.runtimes.supervisor import TRANSITIONS, Lifecycle, State
 from tests.support import processes
+from tests.support.asking import never_asked
 from tests.support.fake_codex import FakeCodex, Json
 from tests.unit.loop import on_loop
 
@@ -76,7 +77,7 @@ class Scene:
                 self.threads[session] = event["thread_id"]
 
         request = TurnRequest(session, turn, self.threads.get(session), "/", "read-only", text)
-        return await self.runtime.run_turn(request, emit)
+        return await self.runtime.run_turn(request, emit, never_asked)
 
     async def begin(self, text: str, turn: str, session: str = "s") -> asyncio.Task[TurnOutcome]:
         """Run a turn in the background; return once it has said something."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..context import Bench
 from ..report import Row
-from . import concurrency, fanout, idle_streams, memory, requests, runtimes, start, turns
+from . import concurrency, fanout, idle_streams, memory, requests, restart, runtimes, start, store, turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,5 +31,7 @@ KINDS = (
     Kind("idle", "Idle streams", idle_streams.measure, 120),
     Kind("concurrent", "Concurrent turns", concurrency.measure, 420),
     Kind("cold", "First messages at once on a cold bridge", concurrency.measure_cold, 180),
+    Kind("store", "The store", store.measure, 180),
+    Kind("restart", "A start with many sessions", restart.measure, 240),
     Kind("memory", "Resident memory", memory.measure, 600),
 )
