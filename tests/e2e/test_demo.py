@@ -45,3 +45,8 @@ def test_the_demo_plays_one_turn_and_says_so(request: pytest.FixtureRequest, tmp
     assert landed[0].name in done.stdout
     assert (landed[0].parent / ".git").is_dir()
     assert not processes.marked(str(tmp_path))
+    left = {path.name for path in (tmp_path, *tmp_path.glob("codex-bridge-*")) for path in path.iterdir()}
+    assert not left & {"state", "codex-home", ".local", "bridge.db", "lock"}, (
+        "the demo keeps nothing but its workspace"
+    )
+    assert not [name for name in left if "scratch" in name]

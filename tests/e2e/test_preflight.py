@@ -235,6 +235,7 @@ def test_doctor_finds_all_well(doctor: Doctor, directories: Directories) -> None
     ]  # fmt: skip
     assert done.stderr == ""
     assert not (directories.codex_home / "config.toml").exists()
+    assert list(directories.state.iterdir()) == [], "it needs no state, and works beside a bridge that runs"
 
 
 @pytest.mark.codex
