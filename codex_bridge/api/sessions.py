@@ -80,6 +80,7 @@ class SessionRoutes:
 
     async def read(self, request: Request) -> Response:
         live = await self._sessions.get(request.path_values[0])
+        await self._sessions.catch_up(live)
         return replies.ok(session=live.session.to_json())
 
     async def items(self, request: Request) -> Response:

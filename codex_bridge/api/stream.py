@@ -89,6 +89,7 @@ class _Reader:
         if last_id is not None and await self._find(*last_id):
             await self._stream.write(start)
         else:
+            await self._sessions.catch_up(self._live)
             await self._stream.write(start + self._ready(is_return=last_id is not None))
         await self.catch_up()
 

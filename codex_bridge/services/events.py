@@ -165,6 +165,10 @@ class EventLog:
         return (self.seq - len(entries) + 1, entries) if entries else None
 
     @property
+    def is_held(self) -> bool:
+        return self._holds > 0
+
+    @property
     def has_readers(self) -> bool:
         return bool(self._readers)
 

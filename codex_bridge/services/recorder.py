@@ -9,6 +9,7 @@ written when it does again.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import weakref
 from collections.abc import Coroutine, Iterator
 from typing import TYPE_CHECKING, Any
@@ -83,6 +84,13 @@ class Recorder:
             writes.append(events.insert_chunk(live.key, live.log.epoch, first, entries))
         writes.append(sessions.update(live.to_row()))
         return writes
+
+    async def catch_up(self, live: LiveSession) -> None:
+        """Wait until a session shows nothing that is still being stored; no longer than its stream waits."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(MAX_HOLD_S):
+                while live.log.is_held and self._tasks:
+                    await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
 
     async def settle(self) -> None:
         """Wait until what was begun to be written is written; not for long."""

@@ -109,6 +109,10 @@ class SessionService:
                 page.append(brief)
         return page, found[-1][0] if has_more else None
 
+    async def catch_up(self, live: LiveSession) -> None:
+        """Wait until a session shows nothing that a killed bridge would forget; not for long."""
+        await self._recorder.catch_up(live)
+
     async def read_events(
         self, live: LiveSession, epoch: str, seq: int, max_bytes: int
     ) -> tuple[list[bytes], int] | None:

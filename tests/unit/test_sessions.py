@@ -14,6 +14,7 @@ from codex_bridge.services import events as events_module
 from codex_bridge.services import sessions as sessions_module
 from codex_bridge.services.sessions import SessionService
 from codex_bridge.services.transcript import Transcript
+from codex_bridge.store import sessions as rows
 from tests.unit.loop import on_loop
 from tests.unit.stored import Stored, stored
 from tests.unit.test_event_log import ALL, Follower, decode
@@ -155,6 +156,20 @@ def test_a_large_session_leaves_the_memory_when_it_rests(
             assert (await one.sessions.get(session_id)).session.to_json() == before
 
     main()
+
+
+@on_loop
+async def test_a_session_is_shown_once_what_it_shows_is_stored(tmp_path: Path) -> None:
+    async with stored(tmp_path) as one:
+        [live] = await one.create(1)
+        live.session.usage = {"total_tokens": 7}
+        one.recorder.secure(live)
+        assert live.log.is_held
+        await one.sessions.catch_up(live)
+        assert not live.log.is_held
+        row = await one.database.read(rows.select(live.session.id))
+        assert row is not None
+        assert row.state["usage"] == {"total_tokens": 7}
 
 
 @on_loop
