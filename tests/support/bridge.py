@@ -183,10 +183,13 @@ class Bridge:
         return [pid for pid, command in commands.items() if {"app-server", "exec"} & set(command)]
 
     def codex_pid(self) -> int:
-        """Return the one Codex process; fail when there are more."""
-        found = wait_until(self.codex_pids, "a Codex child")
-        assert len(found) == 1, f"{len(found)} Codex processes"
-        return found[0]
+        """Return the one Codex process; wait for the end of one that was replaced."""
+
+        def only_one() -> int | None:
+            found = self.codex_pids()
+            return found[0] if len(found) == 1 else None
+
+        return wait_until(only_one, "one Codex child, and no other")
 
     def leftovers(self) -> list[int]:
         """Return what lives of the bridge and of all that it started."""
