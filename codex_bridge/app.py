@@ -33,8 +33,9 @@ from .model import Latitude
 from .runtime import Runtime, Sandbox
 from .runtimes.accounts import AppServerAccounts
 from .runtimes.app_server import AppServerRuntime, BriefSandbox
+from .runtimes.by_class import ClassRuntime
 from .services.approvals import Approvals
-from .services.backend import ProviderSettings
+from .services.backend import ProviderSettings, chosen_class
 from .services.device_auth import DeviceAuth
 from .services.executor import TurnExecutor
 from .services.gateway import Gateway
@@ -99,6 +100,7 @@ class Bridge:
 
             self._runtime = ExecRuntime(config.codex_bin, self._environ, grace_s)
             sandbox = BriefSandbox(config.codex_bin, self._environ)
+        self._runtime = ClassRuntime(self._runtime, {})
         self._sandbox = SandboxCheck(config.codex_bin, sandbox, config.sandbox_mode)
         self._device_auth = DeviceAuth(
             AppServerAccounts(self._app_server, self._environ),
@@ -152,6 +154,7 @@ class Bridge:
             self._transcript,
             self._approvals,
             self._executor,
+            chosen_class,
             self._config.approval_policy != _NEVER,
             self._config.turn_timeout_ms / 1000,
         )
@@ -394,6 +397,7 @@ def _provider_settings(config: Config) -> ProviderSettings:
         config.api_key,
         config.default_model,
         config.execution_class,
+        config.wire_api,
     )
 
 

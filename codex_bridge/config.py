@@ -17,6 +17,7 @@ from .errors import ConfigError
 from .limits import MAX_GIVEN_SOCKETS
 from .log import LEVELS, printable
 from .providers import PROVIDERS, AuthMode
+from .runtime import ExecutionClass
 
 if TYPE_CHECKING:
     from .proxies import Proxy, ProxyRules
@@ -27,8 +28,9 @@ APPROVAL_POLICIES = ("untrusted", "on-request", "never")
 RUNTIME_KINDS = ("app_server_adapter", "exec")
 PROVIDER_NAMES = tuple(PROVIDERS)
 AUTH_MODES = tuple(AuthMode)
-# model_tools and bridge_tools join them when they exist.
-EXECUTION_CLASSES = ("auto", "native_tools")
+EXECUTION_CLASSES = ("auto", *ExecutionClass)
+# Which API Codex's model requests are put into; auto asks the provider.
+WIRE_APIS = ("auto", "responses", "chat_completions")
 
 # What Codex and its commands may see of the bridge's environment. Everything else may be a secret.
 _PASSED_ON = frozenset({
@@ -77,6 +79,7 @@ class Config:
     api_key: str | None
     default_model: str | None
     execution_class: str
+    wire_api: str
     upstream_connect_timeout_ms: int
     upstream_first_byte_timeout_ms: int
     upstream_idle_timeout_ms: int
@@ -280,8 +283,11 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("default_model", ("CODEX_DEFAULT_MODEL",), None, "a model name",
             "The model. Default: Codex's own default.", _word),
     Setting("execution_class", ("CODEX_EXECUTION_CLASS",), "auto", " or ".join(EXECUTION_CLASSES),
-            "How workspace actions become real. auto takes the best there is: native_tools, Codex with its own tools.",
-            _choice(EXECUTION_CLASSES)),
+            "How workspace actions become real: by Codex's own tools, by tool calls of a chat model, or by what a model writes. "
+            "auto takes the best that a verification has found, and native_tools before there was one.", _choice(EXECUTION_CLASSES)),
+    Setting("wire_api", ("CODEX_PROVIDER_WIRE_API",), "auto", " or ".join(WIRE_APIS),
+            "The API by which Codex's model requests reach the provider. With chat_completions they are translated; auto does so where the "
+            "provider has no /responses.", _choice(WIRE_APIS)),
     Setting("upstream_connect_timeout_ms", ("CODEX_UPSTREAM_CONNECT_TIMEOUT_MS",), "10000", _MILLISECONDS,
             "Time for a connection to the provider, with TLS and a proxy's tunnel.", _whole_number(1, _DAY_MS)),
     Setting("upstream_first_byte_timeout_ms", ("CODEX_UPSTREAM_FIRST_BYTE_TIMEOUT_MS",), "300000", _MILLISECONDS,

@@ -203,6 +203,8 @@ HEALTHY_AFTER_S = 10.0
 MAX_LOADED_THREADS = 32
 # After Codex's death, for its last output; a grandchild may hold the pipe for ever.
 LAST_OUTPUT_S = 1.0
+# What is kept of each stream of a command that the bridge runs: more is no answer that anybody reads.
+MAX_COMMAND_OUTPUT_BYTES = MIB
 # Retries that Codex makes after a broken stream or an upstream that is busy, about 1 s apart.
 STREAM_RETRIES = 4
 # `codex --version` answers at once, and the protocol is printed in 50 ms; a binary that does not is not Codex.
@@ -263,3 +265,25 @@ NOTIFY_TIMEOUT_S = 0.5
 STOP_MARGIN_S = 15.0
 # Sockets that a service manager may hand over; more are a mistake.
 MAX_GIVEN_SOCKETS = 64
+
+# The tools ----------------------------------------------------------------------------------------
+# Longer than any path that Linux takes.
+MAX_PATH_CHARACTERS = 4096
+# A query or a glob beyond this was not written by anybody.
+MAX_PATTERN_CHARACTERS = 1000
+# A page that a model can still read, and the most that a host may want at once.
+DEFAULT_LIST_ENTRIES = 500
+MAX_LIST_ENTRIES = 5000
+DEFAULT_READ_LINES = 500
+MAX_READ_LINES = 5000
+DEFAULT_SEARCH_MATCHES = 100
+MAX_SEARCH_MATCHES = 2000
+DEFAULT_LOG_COMMITS = 20
+MAX_LOG_COMMITS = 500
+# Linux takes no single argument beyond 128 KiB.
+MAX_COMMAND_CHARACTERS = 32 * KIB
+# As long as a model waits by default, and as long as a build may take.
+DEFAULT_COMMAND_TIMEOUT_MS = 60_000
+MAX_COMMAND_TIMEOUT_MS = 600_000
+# What fits into a request's body beside the rest.
+MAX_PATCH_CHARACTERS = MIB

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
+from .limits import MAX_COMMAND_OUTPUT_BYTES
+
 # A runtime event is one JSON object with a `type` (docs/api.md lists the types), and
 # `usage.updated`, which a session keeps and its stream does not carry.
 Event = dict[str, Any]
@@ -42,6 +44,22 @@ class ModelRoute:
 
     base_url: str
     token: str
+
+
+class ExecutionClass(StrEnum):
+    """Where the intent to act in the workspace comes from: Codex's own tools, tool calls of a chat model, or its text."""
+
+    NATIVE_TOOLS = "native_tools"
+    MODEL_TOOLS = "model_tools"
+    BRIDGE_TOOLS = "bridge_tools"
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """What a person (`is_user`) or the model has said in an earlier turn of a session."""
+
+    is_user: bool
+    text: str
 
 
 class ApprovalKind(StrEnum):
@@ -128,7 +146,8 @@ class TurnRequest:
 
     `route` None means that Codex uses its own sign-in and service. `images` are absolute paths.
     `context` is what the host tells the model beside the message. `approval_policy` says when Codex asks;
-    a runtime without the capability `approvals` never does.
+    a runtime without the capability `approvals` never does. `history` is what was said before, for a runtime that
+    keeps no conversation of its own.
     """
 
     session_id: str
@@ -142,15 +161,40 @@ class TurnRequest:
     route: ModelRoute | None = None
     images: tuple[str, ...] = ()
     context: dict[str, Any] = field(default_factory=dict)
+    execution_class: ExecutionClass = ExecutionClass.NATIVE_TOOLS
+    history: tuple[Utterance, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command for the sandbox. It may write below `root` where the mode allows that, and begins there or in `cwd`.
+
+    `environ` is laid over that of Codex; None takes a variable away. Of what it writes, `max_output_bytes` of each
+    stream are kept.
+    """
+
+    argv: Sequence[str]
+    root: str
+    sandbox_mode: str
+    timeout_s: float
+    cwd: str | None = None
+    environ: Mapping[str, str | None] = field(default_factory=dict)
+    max_output_bytes: int = MAX_COMMAND_OUTPUT_BYTES
 
 
 @dataclass(frozen=True, slots=True)
 class CommandResult:
-    """How a command ended that ran in the sandbox, and what it wrote."""
+    """How a command ended that ran in the sandbox, and what it wrote. `is_cut`: it wrote more."""
 
     exit_code: int
     stdout: str
     stderr: str
+    timed_out: bool = False
+    is_cut: bool = False
+
+
+# Told what a command writes, as it comes: both streams, as text.
+OnOutput = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,10 +272,11 @@ class Accounts(Protocol):
 class Sandbox(Protocol):
     """Runs commands in Codex's sandbox, outside of any turn."""
 
-    async def run_command(
-        self, command: Sequence[str], cwd: str, sandbox_mode: str, timeout_s: float
-    ) -> CommandResult:
-        """Run one command, which may write below `cwd` where the mode allows that; raise `CodexFailed`."""
+    async def run_command(self, command: Command, on_output: OnOutput | None = None) -> CommandResult:
+        """Run one command to its end, or to its time's; raise `CodexFailed`.
+
+        It ends with whoever waits for it: when that is cancelled, it is ended as well.
+        """
 
 
 class Runtime(Protocol):

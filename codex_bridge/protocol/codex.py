@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from ..limits import CODEX_IDLE_TIMEOUT_MS, STREAM_RETRIES
@@ -15,6 +15,7 @@ from ..runtime import (
     Account,
     AccountChanged,
     AccountEvent,
+    Command,
     Event,
     Failure,
     LoginEnded,
@@ -189,16 +190,17 @@ def _user_input(text: str, images: tuple[str, ...]) -> list[dict[str, Any]]:
     return [{"type": "text", "text": text}, *({"type": "localImage", "path": path} for path in images)]
 
 
-def command_params(command: Sequence[str], cwd: str, sandbox_mode: str, timeout_s: float) -> dict[str, Any]:
+def command_params(command: Command) -> dict[str, Any]:
     """Return the params of `command/exec`: one command in the sandbox that a turn's commands have.
 
     Measured: `cwd` alone does not make a directory writable, while that of the app-server itself always is.
     """
-    policy = dict(_SANDBOX_POLICIES[sandbox_mode])
-    if sandbox_mode == "workspace-write":
-        policy["writableRoots"] = [cwd]
+    policy = dict(_SANDBOX_POLICIES[command.sandbox_mode])
+    if command.sandbox_mode == "workspace-write":
+        policy["writableRoots"] = [command.root]
     return {
-        "command": list(command), "cwd": cwd, "timeoutMs": int(timeout_s * 1000), "sandboxPolicy": policy,
+        "command": list(command.argv), "cwd": command.cwd or command.root, "timeoutMs": int(command.timeout_s * 1000),
+        "sandboxPolicy": policy, "env": dict(command.environ), "outputBytesCap": command.max_output_bytes,
     }  # fmt: skip
 
 

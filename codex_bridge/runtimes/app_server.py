@@ -7,7 +7,7 @@ own files, so a conversation survives its child, and moves on to the next one.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -19,9 +19,11 @@ from ..protocol import codex, json_codec
 from ..runtime import (
     AccountEvent,
     Ask,
+    Command,
     CommandResult,
     Emit,
     Failure,
+    OnOutput,
     TurnOutcome,
     TurnRequest,
     TurnStatus,
@@ -165,12 +167,10 @@ class AppServerRuntime:
         """Begin to start a child, so that the first turn need not wait for it."""
         self._supervisor.warm_up()
 
-    async def run_command(
-        self, command: Sequence[str], cwd: str, sandbox_mode: str, timeout_s: float
-    ) -> CommandResult:
+    async def run_command(self, command: Command, on_output: OnOutput | None = None) -> CommandResult:
         """Run one command in the sandbox; see `Sandbox`."""
-        params = codex.command_params(command, cwd, sandbox_mode, timeout_s)
-        result = await self.call("command/exec", params, timeout_s=timeout_s + CALL_TIMEOUT_S)
+        params = codex.command_params(command)
+        result = await self.call("command/exec", params, timeout_s=command.timeout_s + CALL_TIMEOUT_S)
         try:
             return CommandResult(result["exitCode"], result["stdout"], result["stderr"])
         except KeyError as problem:
@@ -216,12 +216,10 @@ class BriefSandbox:
         self._command = command
         self._environ = environ
 
-    async def run_command(
-        self, command: Sequence[str], cwd: str, sandbox_mode: str, timeout_s: float
-    ) -> CommandResult:
+    async def run_command(self, command: Command, on_output: OnOutput | None = None) -> CommandResult:
         """Run one command in the sandbox; see `Sandbox`."""
         server = AppServerRuntime(self._command, self._environ)
         try:
-            return await server.run_command(command, cwd, sandbox_mode, timeout_s)
+            return await server.run_command(command, on_output)
         finally:
             await server.stop()

@@ -10,7 +10,10 @@ from ..adapters.http_client import Origin
 from ..errors import InvalidField
 from ..log import printable
 from ..providers import PROVIDERS, AuthMode
+from ..runtime import ExecutionClass
 
+# Leaves a choice to what is found out.
+AUTO = "auto"
 # No user, query or fragment: they have no meaning in a base URL, and a password would be shown.
 _BASE_URL = re.compile(
     r"(https?)://(\[[0-9a-f]*:[0-9a-f:.]+\]|[a-z0-9](?:[a-z0-9._-]{0,251}[a-z0-9])?)(?::([0-9]{1,5}))?(/[!-\"$->@-~]*)?",
@@ -38,7 +41,8 @@ class ProviderSettings:
     base_url: str | None
     api_key: str | None
     default_model: str | None
-    execution_class: str
+    execution_class: str = AUTO
+    wire_api: str = AUTO
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,7 @@ class Backend:
             "has_provider_api_key": settings.api_key is not None,
             "default_model": settings.default_model,
             "execution_class": settings.execution_class,
+            "provider_wire_api": settings.wire_api,
         }
 
 
@@ -82,7 +87,19 @@ def resolve_backend(settings: ProviderSettings) -> Backend:
     upstream = Upstream(origin, path, None if mode is AuthMode.NONE else settings.api_key)
     if mode is not AuthMode.CHATGPT:
         return Backend(settings, mode, upstream, upstream)
+    if settings.execution_class not in (AUTO, ExecutionClass.NATIVE_TOOLS):
+        raise InvalidField(
+            "execution_class",
+            f"execution_class={settings.execution_class}: with auth_mode=chatgpt Codex calls its own service, so "
+            "expected auto or native_tools.",
+        )
     return Backend(settings, mode, None, upstream if settings.api_key else None)
+
+
+def chosen_class(backend: Backend) -> ExecutionClass:
+    """Return the execution class that was chosen by name; where none was, Codex's own tools."""
+    chosen = backend.settings.execution_class
+    return ExecutionClass.NATIVE_TOOLS if chosen == AUTO else ExecutionClass(chosen)
 
 
 def resolve_auth_mode(settings: ProviderSettings) -> AuthMode:

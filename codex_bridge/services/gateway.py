@@ -26,6 +26,7 @@ from ..limits import (
 )
 from ..model import new_id
 from ..protocol import json_codec
+from ..protocol.chat import error_message
 from ..protocol.openai import Usage, UsageReader
 from ..runtime import Failure, ModelRoute
 from . import forward
@@ -177,13 +178,9 @@ def _describe_refusal(answer: ClientResponse, body: bytes) -> str:
 def _upstream_message(body: bytes) -> str:
     """Return the message in an upstream's error, in any of the shapes that are about."""
     try:
-        value = json_codec.decode(body)
+        return error_message(json_codec.decode(body))
     except BridgeError:
         return body.decode(errors="replace").strip()
-    for key in ("error", "message", "detail"):
-        if isinstance(value, dict) and key in value:
-            value = value[key]
-    return value if isinstance(value, str) else json_codec.encode(value).decode()
 
 
 def _refusal_code(status: int) -> str:

@@ -18,7 +18,7 @@ from ..errors import ConfigError, Conflict, InvalidField
 from ..limits import MAX_CHOICE_CHARACTERS, MAX_HIDDEN_KEYS
 from ..providers import PROVIDERS
 from ..workspace.paths import WorkspaceRoots
-from .backend import Backend, ProviderSettings, check_key, parse_base_url, resolve_backend
+from .backend import AUTO, Backend, ProviderSettings, check_key, parse_base_url, resolve_backend
 from .live import LiveSession
 
 # The fields of a choice of backend, and those of the settings (config, ProviderSettings) that they stand for.
@@ -29,6 +29,7 @@ CHOICE_FIELDS = {
     "provider_api_key": "api_key",
     "default_model": "default_model",
     "execution_class": "execution_class",
+    "provider_wire_api": "wire_api",
 }
 # What belongs to one endpoint. A choice of another endpoint must not send it there.
 _OF_ENDPOINT: Mapping[str, Any] = {
@@ -36,10 +37,12 @@ _OF_ENDPOINT: Mapping[str, Any] = {
     "base_url": None,
     "api_key": None,
     "default_model": None,
+    "execution_class": AUTO,
+    "wire_api": AUTO,
 }
 _ROWS = {setting.field: setting for setting in SETTINGS}
 # Those that always have a value: null does not reset them.
-_REQUIRED = frozenset({"provider", "execution_class"})
+_REQUIRED = frozenset({"provider", "execution_class", "wire_api"})
 
 Choice = Mapping[str, Any]
 

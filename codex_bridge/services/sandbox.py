@@ -14,7 +14,7 @@ from .. import log
 from ..adapters.process import Program
 from ..errors import CodexFailed
 from ..limits import PROBE_TIMEOUT_S, SANDBOX_RECHECK_S
-from ..runtime import Failure, Sandbox
+from ..runtime import Command, Failure, Sandbox
 
 # Writes to its two arguments. It says that it ran: one that never started has written nothing either.
 _SCRIPT = 'echo ran; echo inside >"$1"; echo outside >"$2"; true'
@@ -122,7 +122,7 @@ class _Verdict:
         command = ["/bin/sh", "-c", _SCRIPT, "probe", inside, outside]
         try:
             os.makedirs(probe, exist_ok=True)
-            result = await self._sandbox.run_command(command, probe, self._mode, PROBE_TIMEOUT_S)
+            result = await self._sandbox.run_command(Command(command, probe, self._mode, PROBE_TIMEOUT_S))
             stdout, stderr = result.stdout, result.stderr
         except CodexFailed as problem:
             if problem.code != "codex_failed":  # it did not answer at all

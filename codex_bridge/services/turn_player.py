@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from .. import log
-from ..model import STRICTEST_POLICY, Session
+from ..model import STRICTEST_POLICY, Role, Session
 from ..runtime import (
     ApprovalAnswer,
     ApprovalRequest,
     Event,
+    ExecutionClass,
     Failure,
     ModelRoute,
     Runtime,
     TurnOutcome,
     TurnRequest,
     TurnStatus,
+    Utterance,
 )
 from ..workspace.paths import is_unmoved
 from .approvals import Approvals, Reason
@@ -87,6 +90,7 @@ class TurnPlayer:
         transcript: Transcript,
         approvals: Approvals,
         executor: TurnExecutor,
+        class_of: Callable[[Backend], ExecutionClass],
         asks: bool,
         timeout_s: float,
     ) -> None:
@@ -97,6 +101,7 @@ class TurnPlayer:
         self._transcript = transcript
         self._approvals = approvals
         self._executor = executor
+        self._class_of = class_of
         self._asks = asks
         self._timeout_s = timeout_s
 
@@ -157,6 +162,8 @@ class TurnPlayer:
     def _make_request(self, turn: Turn) -> TurnRequest:
         """Return what the runtime is given. Made late: the turn before may have begun the session's thread."""
         session, prompt = turn.live.session, turn.prompt
+        execution_class = self._class_of(turn.backend)
+        is_native = execution_class is ExecutionClass.NATIVE_TOOLS
         return TurnRequest(
             session_id=session.id,
             turn_id=turn.id,
@@ -169,6 +176,8 @@ class TurnPlayer:
             route=self._open_route(session, turn.backend),
             images=prompt.images,
             context={**session.context, **prompt.context},
+            execution_class=execution_class,
+            history=() if is_native else _history(session, turn.id),  # Codex keeps its own
         )
 
     def _open_route(self, session: Session, backend: Backend) -> ModelRoute | None:
@@ -218,3 +227,13 @@ class TurnPlayer:
             if told is not None:
                 return TurnOutcome(TurnStatus.FAILED, told)
         return outcome
+
+
+def _history(session: Session, turn_id: str) -> tuple[Utterance, ...]:
+    """Return what was said in a session before a turn."""
+    later = {turn_id, *session.queued_turn_ids}
+    return tuple(
+        Utterance(message.role is Role.USER, message.text)
+        for message in session.messages
+        if message.turn_id not in later
+    )

@@ -39,7 +39,7 @@ def test_it_is_read_without_the_key(idle_bridge: Bridge) -> None:
     config = reply.json["config"]
     assert set(config) == {
         "runtime_provider", "auth_mode", "provider_api_base_url", "has_provider_api_key", "default_model",
-        "execution_class", "workspace_root",
+        "execution_class", "provider_wire_api", "workspace_root",
     }  # fmt: skip
     assert (config["runtime_provider"], config["auth_mode"]) == ("openai_compatible", "api_key")
     assert (config["has_provider_api_key"], config["execution_class"]) == (True, "auto")
@@ -84,6 +84,7 @@ def test_the_providers_are_told_in_recommended_order(idle_bridge: Bridge) -> Non
         ({"workspace_root": ""}, "workspace_root"),
         ({"execution_class": "nonsense"}, "execution_class"),
         ({"execution_class": None}, "execution_class"),
+        ({"provider_wire_api": "chat"}, "provider_wire_api"),
         ({"unknown": 1}, "unknown"),
         # The last field is the bad one: nothing of the others may have been applied.
         ({"default_model": "new", "provider_api_key": OTHER_KEY, "workspace_root": "/etc"}, "workspace_root"),

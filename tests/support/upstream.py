@@ -1,4 +1,4 @@
-"""A scripted upstream: a real HTTP server on loopback that speaks `POST /v1/responses`.
+"""A scripted upstream: a real HTTP server on loopback that speaks `POST /v1/responses` and `POST /v1/chat/completions`.
 
 A test gives it a script, a callable that takes one parsed request and returns what to answer:
 
@@ -10,6 +10,7 @@ A test gives it a script, a callable that takes one parsed request and returns w
     gate.wait()     # a stream has come to the gate: "first half " is on its way, nothing more
     gate.release()
 
+The same script answers both APIs, each in its own words; `upstream.apis` are those that it has (the other is 404).
 Every request is kept (`upstream.requests`), but GETs, with which the bridge looks whether anybody answers (`upstream.looks`). A stream at a gate notices when its peer leaves
 (`request.abandoned`).
 """
@@ -221,9 +222,13 @@ class Request:
 
     @property
     def input(self) -> list[Json]:
-        """The conversation so far."""
-        items: list[Json] = self.body.get("input", [])
+        """The conversation so far: items of a Responses request, messages of a chat request."""
+        items: list[Json] = self.body.get("input", self.body.get("messages", []))
         return items
+
+    @property
+    def is_chat(self) -> bool:
+        return self.path.endswith("/chat/completions")
 
     @property
     def _last_user(self) -> int:
@@ -234,18 +239,65 @@ class Request:
         """The text of the newest user message."""
         if self._last_user < 0:
             return ""
-        return "".join(part.get("text", "") for part in self.input[self._last_user]["content"])
+        content = self.input[self._last_user]["content"]
+        return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
 
     @property
     def outputs(self) -> list[Any]:
         """The tools' results of this turn, oldest first."""
         newer = self.input[self._last_user + 1 :]
+        if self.is_chat:
+            return [message["content"] for message in newer if message["role"] == "tool"]
         return [item["output"] for item in newer if item["type"].endswith("_output")]
 
     @property
     def conversation(self) -> str:
         """The whole input as one text to look things up in."""
         return json.dumps(self.input, ensure_ascii=False)
+
+
+class ChatWords:
+    """Says the steps of an answer as the chunks of a chat completion; a tool call comes in pieces."""
+
+    def __init__(self) -> None:
+        self._calls = 0
+
+    def encode(self, step: Json) -> bytes:
+        """Return the chunks of one step."""
+        return b"".join(f"data: {json.dumps(chunk)}\n\n".encode() for chunk in self._chunks(step)) + (
+            b"data: [DONE]\n\n" if step["type"] == "response.completed" else b""
+        )
+
+    def _chunks(self, step: Json) -> Iterator[Json]:
+        item = step.get("item", {})
+        if step["type"] == "response.output_text.delta":
+            yield self._chunk({"content": step["delta"]})
+        elif step["type"] == "response.output_item.done" and item["type"] == "function_call":
+            index, self._calls = self._calls, self._calls + 1
+            named = {"name": item["name"], "arguments": ""}
+            yield self._chunk(
+                {
+                    "tool_calls": [
+                        {"index": index, "id": item["call_id"], "type": "function", "function": named}
+                    ]
+                }
+            )
+            text = item["arguments"]
+            for piece in (text[: len(text) // 2], text[len(text) // 2 :]):
+                yield self._chunk({"tool_calls": [{"index": index, "function": {"arguments": piece}}]})
+        elif step["type"] == "response.completed":
+            yield self._chunk({}, "tool_calls" if self._calls else "stop")
+            details = {
+                "prompt_tokens_details": {"cached_tokens": 4},
+                "completion_tokens_details": {"reasoning_tokens": 2},
+            }
+            usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15, **details}
+            yield {"id": "chatcmpl-1", "object": "chat.completion.chunk", "choices": [], "usage": usage}
+
+    @staticmethod
+    def _chunk(delta: Json, finish: str | None = None) -> Json:
+        choice = {"index": 0, "delta": delta, "finish_reason": finish}
+        return {"id": "chatcmpl-1", "object": "chat.completion.chunk", "choices": [choice]}
 
 
 Script = Callable[[Request], Answer]
@@ -283,6 +335,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         request = self._take()
+        if not request.path.endswith(self.server.upstream.apis):
+            return self._fail(Failure(404, f"there is no {request.path} here"))
         answer = self.server.upstream.script(request)
         if isinstance(answer, Gate):
             if not answer.hold(self.connection):
@@ -340,6 +394,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("content-type", "text/event-stream")
         self.send_header("transfer-encoding", "chunked")
         self.end_headers()
+        chat = ChatWords() if request.is_chat else None
         for step in answer.steps():
             if isinstance(step, Abort):
                 return self._hang_up()
@@ -348,6 +403,8 @@ class _Handler(BaseHTTPRequestHandler):
                     raise ConnectionResetError("the peer left a stream that was held")
                 continue
             event = f"event: {step['type']}\ndata: {json.dumps(step)}\n\n".encode()
+            if chat is not None:
+                event = chat.encode(step)
             self.wfile.write(b"%x\r\n%s\r\n" % (len(event), event))
         self.wfile.write(b"0\r\n\r\n")
 
@@ -374,6 +431,7 @@ class Upstream:
 
     def __init__(self) -> None:
         self.script: Script = rounds(say("Hello."))
+        self.apis: tuple[str, ...] = ("/responses", "/responses/compact", "/chat/completions")
         self.requests: list[Request] = []
         self.looks: list[str] = []
         self.errors: list[BaseException | None] = []

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from codex_bridge.errors import CodexFailed
-from codex_bridge.runtime import AccountEvent, CodexLost, LoginEnded, LoginStarted
+from codex_bridge.runtime import AccountEvent, CodexLost, Command, LoginEnded, LoginStarted
 from codex_bridge.runtimes import accounts as accounts_module
 from codex_bridge.runtimes.accounts import AppServerAccounts
 from codex_bridge.runtimes.app_server import AppServerRuntime
@@ -155,7 +155,7 @@ def test_a_command_outside_of_turns_is_not_cut_off(tmp_path: Path) -> None:
         async with scene(tmp_path, held="command/exec", sandbox="open") as one:
             await one.accounts.read()
             command = ["/bin/sh", "-c", "echo whole"]
-            running = asyncio.create_task(one.runtime.run_command(command, "/", "read-only", 10))
+            running = asyncio.create_task(one.runtime.run_command(Command(command, "/", "read-only", 10)))
             while not one.fake.received("command/exec"):
                 await one.accounts.read()
             one.file.write_text("{}")

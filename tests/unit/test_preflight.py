@@ -3,7 +3,6 @@
 import asyncio
 import os
 import subprocess
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ import pytest
 from codex_bridge.adapters.http_client import HttpClient, Origin
 from codex_bridge.errors import CodexFailed
 from codex_bridge.providers import AuthMode
-from codex_bridge.runtime import CommandResult, Failure
+from codex_bridge.runtime import Command, CommandResult, Failure, OnOutput
 from codex_bridge.runtimes.accounts import AppServerAccounts
 from codex_bridge.runtimes.app_server import AppServerRuntime
 from codex_bridge.services import sandbox
@@ -30,9 +29,7 @@ class Machine:
         self.kind = kind
         self.runs = 0
 
-    async def run_command(
-        self, command: Sequence[str], cwd: str, sandbox_mode: str, timeout_s: float
-    ) -> CommandResult:
+    async def run_command(self, command: Command, on_output: OnOutput | None = None) -> CommandResult:
         self.runs += 1
         if self.kind == "refuses":
             raise CodexFailed("no such method")
@@ -41,13 +38,15 @@ class Machine:
         if self.kind == "does not start":
             return CommandResult(1, "", "bwrap: no namespace\n")
         nowhere = "/proc/no/such/place"
-        *start, inside, outside = command
+        *start, inside, outside = command.argv
         places = {
             "is open": [inside, outside], "holds": [inside, nowhere], "holds all": [nowhere, nowhere],
             "lets only out": [nowhere, outside],
         }[self.kind]  # fmt: skip
         run = subprocess.run
-        done = await asyncio.to_thread(run, [*start, *places], cwd=cwd, capture_output=True, text=True)
+        done = await asyncio.to_thread(
+            run, [*start, *places], cwd=command.root, capture_output=True, text=True
+        )
         return CommandResult(done.returncode, done.stdout, done.stderr)
 
 

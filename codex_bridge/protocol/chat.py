@@ -1,0 +1,127 @@
+"""Chat Completions as upstreams stream them: what one chunk of an answer says. No I/O.
+
+Upstreams differ: where the reasoning stands, whether a call's id and name come once or again, whether the usage has a
+chunk of its own. What is none of it is left out, and an error in the middle of a stream is told.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import BridgeError, UpstreamFailed
+from . import json_codec
+from .jsonrpc import LineSplitter
+
+Json = dict[str, Any]
+_DONE = b"[DONE]"
+# Where upstreams put what a model thinks before it answers.
+_REASONING = ("reasoning_content", "reasoning")
+
+
+@dataclass(frozen=True, slots=True)
+class CallPiece:
+    """A piece of a tool call. The pieces of one call bear the same `index`; their `arguments` are to be joined."""
+
+    index: int
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatDelta:
+    """What one chunk adds to the answer. `usage` is the upstream's own object."""
+
+    text: str = ""
+    reasoning: str = ""
+    calls: tuple[CallPiece, ...] = ()
+    finish_reason: str | None = None
+    usage: Json | None = None
+
+
+class ChatReader:
+    """Reads the event stream of `/v1/chat/completions`. `is_done` after `[DONE]`, which not all upstreams send."""
+
+    def __init__(self) -> None:
+        self._lines = LineSplitter()
+        self.is_done = False
+
+    def feed(self, piece: bytes) -> list[ChatDelta]:
+        """Take the stream's next bytes; raise `UpstreamFailed` for an error that stands in it, or what is no chunk."""
+        deltas = []
+        for line in self._lines.feed(piece):
+            if not line.startswith(b"data:"):
+                continue  # a comment, an event's name, the empty line behind each
+            data = line[5:].strip()
+            if data == _DONE:
+                self.is_done = True
+            elif data:
+                deltas.append(_read_chunk(data))
+        return deltas
+
+
+def _read_chunk(data: bytes) -> ChatDelta:
+    try:
+        chunk = json_codec.decode(data)
+    except BridgeError:
+        raise UpstreamFailed("The upstream's answer has a line that is not JSON.") from None
+    if not isinstance(chunk, dict):
+        raise UpstreamFailed("The upstream's answer has a chunk that is not a JSON object.")
+    if chunk.get("error"):
+        raise UpstreamFailed(f"The upstream broke its answer off: {error_message(chunk)}")
+    choices = chunk.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+    # Some send a whole message in place of a delta.
+    found = choice.get("delta") or choice.get("message")
+    delta = found if isinstance(found, dict) else {}
+    usage = chunk.get("usage")
+    reasoning = next((delta[name] for name in _REASONING if isinstance(delta.get(name), str)), "")
+    finish = choice.get("finish_reason")
+    return ChatDelta(
+        _read_text(delta.get("content")),
+        reasoning,
+        _read_calls(delta.get("tool_calls")),
+        finish if isinstance(finish, str) else None,
+        usage if isinstance(usage, dict) else None,
+    )
+
+
+def error_message(value: Any) -> str:
+    """Return the message in an upstream's error, in any of the shapes that are about."""
+    for key in ("error", "message", "detail"):
+        if isinstance(value, dict) and key in value:
+            value = value[key]
+    return value if isinstance(value, str) else json_codec.encode(value).decode()
+
+
+def _read_text(content: Any) -> str:
+    if isinstance(content, list):
+        return "".join(
+            part["text"] for part in content if isinstance(part, dict) and isinstance(part.get("text"), str)
+        )
+    return content if isinstance(content, str) else ""
+
+
+def _read_calls(calls: Any) -> tuple[CallPiece, ...]:
+    if not isinstance(calls, list):
+        return ()
+    return tuple(_read_call(position, call) for position, call in enumerate(calls) if isinstance(call, dict))
+
+
+def _read_call(position: int, call: Json) -> CallPiece:
+    index, function = call.get("index"), call.get("function")
+    function = function if isinstance(function, dict) else {}
+    arguments = function.get("arguments")
+    if isinstance(arguments, dict):  # Ollama's own form
+        arguments = json_codec.encode(arguments).decode()
+    return CallPiece(
+        index if isinstance(index, int) else position,
+        _text(call.get("id")),
+        _text(function.get("name")),
+        _text(arguments),
+    )
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""

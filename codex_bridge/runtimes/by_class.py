@@ -1,0 +1,58 @@
+"""The runtime of runtimes: gives each turn to the one that plays its execution class."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import Conflict
+from ..runtime import Ask, Emit, ExecutionClass, Runtime, TurnOutcome, TurnRequest
+
+
+class ClassRuntime:
+    """Implements the `Runtime` port. What it can and how it is are told of the native one, which has processes."""
+
+    def __init__(self, native: Runtime, others: Mapping[ExecutionClass, Runtime]) -> None:
+        self._native = native
+        self._by_class = {ExecutionClass.NATIVE_TOOLS: native, **others}
+        self._playing: dict[str, Runtime] = {}
+        self.capabilities: Mapping[str, bool] = native.capabilities
+
+    async def run_turn(self, request: TurnRequest, emit: Emit, ask: Ask) -> TurnOutcome:
+        """Run one turn; see `Runtime`."""
+        runtime = self._playing[request.turn_id] = self._by_class[request.execution_class]
+        try:
+            return await runtime.run_turn(request, emit, ask)
+        finally:
+            del self._playing[request.turn_id]
+
+    async def interrupt(self, turn_id: str) -> None:
+        """Ask a running turn to stop."""
+        if turn_id in self._playing:
+            await self._playing[turn_id].interrupt(turn_id)
+
+    async def steer(self, turn_id: str, text: str, images: tuple[str, ...] = ()) -> None:
+        """Give a running turn more to read; see `Runtime`."""
+        if turn_id not in self._playing:
+            raise Conflict(
+                "The turn cannot be steered: it has not begun, or is over.", code="turn_not_steerable"
+            )
+        await self._playing[turn_id].steer(turn_id, text, images)
+
+    def close_thread(self, thread_id: str) -> None:
+        """Let go of what a deleted session held."""
+        for runtime in self._by_class.values():
+            runtime.close_thread(thread_id)
+
+    def warm_up(self) -> None:
+        """Begin what the first turn would wait for."""
+        self._native.warm_up()
+
+    async def stop(self) -> None:
+        """End all turns and child processes."""
+        await asyncio.gather(*(runtime.stop() for runtime in self._by_class.values()))
+
+    def describe(self) -> dict[str, Any]:
+        """Return the runtime's part of `/runtime/info`."""
+        return self._native.describe()
