@@ -93,14 +93,15 @@ class Bridge:
         # With exec it is there for Codex's account alone, and started only when that is asked for.
         grace_s = config.interrupt_grace_ms / 1000
         self._app_server = AppServerRuntime(config.codex_bin, self._environ, grace_s)
-        self._runtime: Runtime = self._app_server
+        native: Runtime = self._app_server
         sandbox: Sandbox = self._app_server
         if config.runtime_kind == "exec":
             from .runtimes.exec import ExecRuntime  # late: few starts need it
 
-            self._runtime = ExecRuntime(config.codex_bin, self._environ, grace_s)
+            native = ExecRuntime(config.codex_bin, self._environ, grace_s)
             sandbox = BriefSandbox(config.codex_bin, self._environ)
-        self._runtime = ClassRuntime(self._runtime, {})
+        self._runtimes = {native, self._app_server}
+        self._runtime = ClassRuntime(native, {})
         self._sandbox = SandboxCheck(config.codex_bin, sandbox, config.sandbox_mode)
         self._device_auth = DeviceAuth(
             AppServerAccounts(self._app_server, self._environ),
@@ -330,7 +331,7 @@ class Bridge:
             self._preflight.stop(),
             self._sandbox.stop(),
             self._device_auth.stop(),
-            *(runtime.stop() for runtime in {self._runtime, self._app_server}),
+            *(runtime.stop() for runtime in self._runtimes),
             self._server.stop(CLOSE_GRACE_S),
             self._gateway_server.stop(CLOSE_GRACE_S),
         )
