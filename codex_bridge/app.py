@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from . import config as settings
@@ -26,6 +26,7 @@ from .api.runtime_config import RuntimeConfigRoutes
 from .api.sessions import SessionRoutes
 from .api.status import StatusRoutes
 from .api.stream import StreamRoutes
+from .api.verification import VerificationRoutes
 from .config import Config
 from .errors import ConfigError, StartFailed, StoreFailed
 from .limits import CLOSE_GRACE_S, DOCTOR_WAIT_S, SHORT_TOKEN_CHARACTERS
@@ -35,7 +36,7 @@ from .runtimes.accounts import AppServerAccounts
 from .runtimes.app_server import AppServerRuntime, BriefSandbox
 from .runtimes.by_class import ClassRuntime
 from .services.approvals import Approvals
-from .services.backend import ProviderSettings, chosen_class
+from .services.backend import ProviderSettings
 from .services.device_auth import DeviceAuth
 from .services.executor import TurnExecutor
 from .services.gateway import Gateway
@@ -50,6 +51,7 @@ from .services.sessions import SessionService
 from .services.transcript import Transcript
 from .services.turn_player import TurnPlayer
 from .services.turns import TurnService
+from .services.verification import OnProgress, Verification
 from .store.schema import MIGRATIONS
 from .workspace.paths import WorkspaceRoots
 from .workspace.scratch import (
@@ -125,6 +127,15 @@ class Bridge:
         self._approvals = Approvals(
             self._database, self._recorder, self._transcript, config.approval_timeout_ms / 1000
         )
+        self._verification = Verification(
+            self._runtime,
+            self._gateway,
+            self._client,
+            self._sandbox,
+            self._device_auth,
+            self._database,
+            lambda: runtime_config.backend,
+        )
         self._turns = self._make_turns(runtime_config)
         self._retention = self._make_retention()
         router = self._make_router(roots, runtime_config)
@@ -155,7 +166,7 @@ class Bridge:
             self._transcript,
             self._approvals,
             self._executor,
-            chosen_class,
+            self._verification.class_of,
             self._config.approval_policy != _NEVER,
             self._config.turn_timeout_ms / 1000,
         )
@@ -182,6 +193,7 @@ class Bridge:
             runtime_config,
             self._device_auth,
             self._database,
+            self._verification,
             _shown(config),
         )
         configuration = RuntimeConfigRoutes(runtime_config)
@@ -191,12 +203,14 @@ class Bridge:
         messages = MessageRoutes(self._sessions, self._turns, self._executor, keys)
         approvals = ApprovalRoutes(self._sessions, self._approvals)
         self._streams = StreamRoutes(self._sessions)
+        verification = VerificationRoutes(self._verification)
         proxy = ProxyRoutes(self._client, runtime_config)
         routes = [
             Route("GET", "/health", status.health, is_open=True),
             Route("GET", "/runtime/info", status.info),
             Route("GET", "/runtime/config", configuration.read),
             Route("POST", "/runtime/config", configuration.update),
+            Route("POST", "/runtime/verify", verification.verify, starts_work=True),
             Route("GET", "/auth/device", auth.device),
             Route("GET", "/auth/status", auth.status),
             Route("POST", "/auth/logout", auth.logout),
@@ -219,8 +233,7 @@ class Bridge:
         """Listen; return the base URLs, or where the sockets are. Raise `StartFailed` when an address is taken."""
         config = self._config
         self._open_state()
-        host, port = await self._gateway_server.listen_tcp("127.0.0.1", 0)
-        self._gateway.base_url = f"http://{host}:{port}"
+        await self._open_gateway()
         await self._open_store()
         addresses = await self._listen()
         self._is_listening = True
@@ -230,6 +243,10 @@ class Bridge:
         self._retention.start()
         asyncio.get_running_loop().run_in_executor(None, clear_after_bridges, config.temporary_directory)
         return addresses
+
+    async def _open_gateway(self) -> None:
+        host, port = await self._gateway_server.listen_tcp("127.0.0.1", 0)
+        self._gateway.base_url = f"http://{host}:{port}"
 
     async def _listen(self) -> list[str]:
         config = self._config
@@ -256,6 +273,7 @@ class Bridge:
         self._is_open = True
         try:
             await self._sessions.open()
+            await self._verification.load()
             await recover(self._database, self._sessions, self._turns, self._transcript, self._approvals)
         except StoreFailed as problem:
             raise StartFailed(
@@ -277,6 +295,24 @@ class Bridge:
         self._open_scratch()
         return await self._preflight.examine(DOCTOR_WAIT_S)
 
+    async def verify(self, on_progress: OnProgress) -> dict[str, Any]:
+        """Try the provider and the model, without serving; `stop` is still to be called.
+
+        The report is kept where no bridge runs on the state directory; else its `not_kept` says why it is not.
+        """
+        not_kept = None
+        try:
+            self._open_state()
+        except StartFailed as problem:
+            not_kept = problem.message
+            self._open_scratch()
+        else:
+            await self._database.open()
+            self._is_open = True
+            await self._verification.load()
+        await self._open_gateway()
+        return {**await self._verification.verify(on_progress, keep=self._is_open), "not_kept": not_kept}
+
     def _open_state(self) -> None:
         """Take the state directory, and clear away what a killed bridge has left, before any Codex is started."""
         self._state = StateDirectory.open(self._config.state_dir)
@@ -297,6 +333,7 @@ class Bridge:
         self._environ["TMPDIR"] = self._scratch
         self._sandbox.open(self._scratch)
         self._preflight.open(self._scratch)
+        self._verification.open(self._scratch)
 
     @property
     def is_well(self) -> bool:
@@ -457,13 +494,25 @@ def _shown(config: Config) -> dict[str, Any]:
 async def examine(config: Config) -> list[Check] | None:
     """Return what a bridge with this configuration finds right and wrong; None when SIGTERM came first."""
     bridge = Bridge(config)
-    looking = asyncio.create_task(bridge.examine(), name="doctor")
+    return await _until_signal(bridge, bridge.examine())
+
+
+async def verify(config: Config, on_progress: OnProgress) -> dict[str, Any] | None:
+    """Return the report on the provider and the model of a configuration; None when SIGTERM came first."""
+    bridge = Bridge(config)
+    return await _until_signal(bridge, bridge.verify(on_progress))
+
+
+async def _until_signal(bridge: Bridge, work: Coroutine[Any, Any, Result]) -> Result | None:
+    """Return what `work` on a bridge does, None when SIGTERM came first; stop the bridge."""
+    looking = asyncio.create_task(work, name="look")
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, looking.cancel)
     try:
         await asyncio.wait([looking])
         return None if looking.cancelled() else looking.result()
     finally:
         looking.cancel()
+        await asyncio.wait([looking])
         await bridge.stop()
 
 

@@ -1,4 +1,4 @@
-"""The command line: `serve` (the default), `demo`, `doctor`, `version`. Logs on stderr, answers on stdout.
+"""The command line: `serve` (the default), `demo`, `doctor`, `verify`, `version`. Logs on stderr, answers on stdout.
 
 Exit status: 0 success, 1 failure, 2 usage or a setting that cannot be used.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from .errors import ConfigError, StartFailed
@@ -118,6 +118,51 @@ def _doctor(options: argparse.Namespace) -> int:
     return 1 if any(check.status in ("failed", "unknown") for check in checks) else 0
 
 
+def _verify(options: argparse.Namespace) -> int:
+    from . import app, config, log
+
+    loaded = config.load(flags=_flags(options))
+    log.set_level("error")  # what is found is told below
+    tell = (lambda progress: None) if options.json else _tell_step
+    report = app.run(lambda: app.verify(loaded, tell))
+    if report is None:
+        return 1
+    if options.json:
+        import json
+
+        print(json.dumps(report, indent=2))
+    else:
+        _tell_verdict(report)
+    best = report["best_class"]
+    return 0 if best is not None and report["classes"][best]["readiness"] == "verified" else 1
+
+
+def _tell_step(progress: dict[str, Any]) -> None:
+    """Print what a verification begins, where somebody watches, and what it has found."""
+    name = progress["step"]
+    if progress["status"] == "running":
+        if sys.stderr.isatty():
+            print(f"{'...':<13}{name}", end="\r", file=sys.stderr, flush=True)
+        return
+    verdict = progress.get("readiness", progress["status"])
+    seconds = f"{progress['duration_ms'] / 1000:.1f} s"
+    print(f"{verdict:<13}{name:<14}{seconds:>8}  {progress['evidence']}", flush=True)
+
+
+def _tell_verdict(report: dict[str, Any]) -> None:
+    best = report["best_class"]
+    if best is None:
+        print("\nNo execution class works with this provider and model.")
+        return
+    print(f"\nThe best execution class is {best} ({report['classes'][best]['readiness']}).")
+    if report["not_kept"] is None:
+        print("With CODEX_EXECUTION_CLASS=auto the next bridge uses it.")
+    else:
+        print(
+            f"This is not kept: {report['not_kept']} POST /runtime/verify makes a bridge find out by itself."
+        )
+
+
 def _version(_: argparse.Namespace) -> int:
     print(f"codex-bridge {__version__}")
     return 0
@@ -171,6 +216,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     doctor.set_defaults(run=_doctor)
     doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
+    verify = commands.add_parser(
+        "verify",
+        help="try the model provider and the model: which execution class works",
+        description="Try the configured provider and model, with the same environment as serve: which APIs it speaks, whether the "
+        "model calls tools, and one small edit in a scratch workspace for each execution class. Costs some model requests. "
+        "Exit status: 0 when a class is verified, 1 when none is.",
+    )
+    verify.set_defaults(run=_verify)
+    verify.add_argument("--json", action="store_true", help="print the report as JSON")
     for setting in config.SETTINGS:
         if setting.flag:
             serve.add_argument(setting.flag, dest=setting.field, metavar="VALUE", help=setting.help)

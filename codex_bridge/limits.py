@@ -287,3 +287,17 @@ DEFAULT_COMMAND_TIMEOUT_MS = 60_000
 MAX_COMMAND_TIMEOUT_MS = 600_000
 # What fits into a request's body beside the rest.
 MAX_PATCH_CHARACTERS = MIB
+
+# Verification -------------------------------------------------------------------------------------
+# One question to a model: a large one on a cold server takes its time.
+PROBE_ANSWER_TIMEOUT_S = 120.0
+# One small edit, with some questions: a slow model on its own machine gets through.
+TRIAL_TIMEOUT_S = 300.0
+# Models are told by name in an evidence; more is no sentence.
+MAX_TOLD_MODELS = 5
+# The part of a model's words that an evidence repeats.
+MAX_EVIDENCE_CHARACTERS = 300
+# Reports are kept for that many combinations of provider, address and model.
+MAX_VERIFICATIONS = 32
+# An answer to a probe is a few words; one beyond this is none.
+MAX_PROBE_BYTES = MIB

@@ -17,6 +17,17 @@ JSON_HEADERS: Headers = (
     ("Cache-Control", "no-store"),
     ("X-Content-Type-Options", "nosniff"),
 )
+EVENT_STREAM: Headers = (
+    ("Content-Type", "text/event-stream; charset=utf-8"),
+    ("Cache-Control", "no-store"),
+    # nginx would gather events before it passes them on.
+    ("X-Accel-Buffering", "no"),
+)
+
+
+def wants_events(request: Request) -> bool:
+    """Say whether a client asks for progress as an event stream."""
+    return "text/event-stream" in (request.header("accept") or "")
 
 
 def ok(status: int = 200, /, **fields: Any) -> Response:

@@ -13,6 +13,7 @@ from ..services.device_auth import DeviceAuth
 from ..services.executor import TurnExecutor
 from ..services.preflight import Preflight
 from ..services.runtime_config import RuntimeConfig
+from ..services.verification import Verification
 from . import replies
 from .access import Access
 
@@ -31,6 +32,7 @@ class StatusRoutes:
         config: RuntimeConfig,
         device_auth: DeviceAuth,
         database: Database,
+        verification: Verification,
         settings: dict[str, Any],
     ) -> None:
         self._access = access
@@ -40,6 +42,7 @@ class StatusRoutes:
         self._config = config
         self._device_auth = device_auth
         self._database = database
+        self._verification = verification
         self._settings = settings
 
     async def health(self, request: Request) -> Response:
@@ -76,4 +79,5 @@ class StatusRoutes:
             preflight=self._preflight.to_json(checks),
             codex_process=self._runtime.describe(),
             store=self._database.describe(),
+            verification=self._verification.describe(self._config.backend),
         )

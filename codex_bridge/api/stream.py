@@ -10,15 +10,7 @@ from ..limits import MAX_STREAM_BUFFER_BYTES, STREAM_RETRY_MS
 from ..protocol import json_codec, sse
 from ..services.live import LiveSession
 from ..services.sessions import SessionService
-from . import fields
-
-_HEADERS = (
-    ("Content-Type", "text/event-stream; charset=utf-8"),
-    ("Cache-Control", "no-store"),
-    # nginx would gather events before it passes them on.
-    ("X-Accel-Buffering", "no"),
-)
-
+from . import fields, replies
 
 # What the client has not got by then it gets when it comes back: the event has no id.
 _LAST_EVENT = sse.encode_last_event(
@@ -38,7 +30,7 @@ class StreamRoutes:
         query = fields.query_fields(request, frozenset({"after"}))
         last_id = sse.parse_event_id(request.header("last-event-id") or query.get("after"))
         return StreamResponse(
-            200, _HEADERS, lambda stream: self._serve(stream, live, last_id), until_close=True
+            200, replies.EVENT_STREAM, lambda stream: self._serve(stream, live, last_id), until_close=True
         )
 
     async def _serve(self, stream: Stream, live: LiveSession, last_id: tuple[str, int] | None) -> None:

@@ -96,12 +96,6 @@ def resolve_backend(settings: ProviderSettings) -> Backend:
     return Backend(settings, mode, None, upstream if settings.api_key else None)
 
 
-def chosen_class(backend: Backend) -> ExecutionClass:
-    """Return the execution class that was chosen by name; where none was, Codex's own tools."""
-    chosen = backend.settings.execution_class
-    return ExecutionClass.NATIVE_TOOLS if chosen == AUTO else ExecutionClass(chosen)
-
-
 def resolve_auth_mode(settings: ProviderSettings) -> AuthMode:
     """Return the auth mode in force; raise `InvalidField` when the provider does not take it."""
     modes = PROVIDERS[settings.provider].auth_modes

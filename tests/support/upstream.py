@@ -329,7 +329,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.headers.get("upgrade") is not None:  # Codex with its own sign-in tries a WebSocket first
             self._fail(Failure(426, "no WebSocket here"))
         elif self.path.endswith("/models"):
-            self._answer(200, {"object": "list", "data": []}, {})
+            data = [{"id": name, "object": "model"} for name in self.server.upstream.models]
+            self._answer(200, {"object": "list", "data": data}, {})
         else:
             self._fail(Failure(404, "nothing here"))
 
@@ -433,6 +434,7 @@ class Upstream:
     def __init__(self) -> None:
         self.script: Script = rounds(say("Hello."))
         self.apis: tuple[str, ...] = ("/responses", "/responses/compact", "/chat/completions")
+        self.models: list[str] = []
         self.requests: list[Request] = []
         self.looks: list[str] = []
         self.errors: list[BaseException | None] = []
