@@ -76,8 +76,7 @@ def _parse(block: str) -> Event | None:
     if not fields["data"]:
         return None
     name = fields["event"][0]
-    event_id = "" if name == LAST_EVENT and not fields["id"] else fields["id"][0]
-    return Event(event_id, name, json.loads("\n".join(fields["data"])))
+    return Event((fields["id"] or [""])[0], name, json.loads("\n".join(fields["data"])))
 
 
 class Stream:
