@@ -16,6 +16,7 @@ usage: ./cmd.sh COMMAND [ARGUMENT ...]
   bench    print the figures of docs/performance.md (see ./cmd.sh bench --help)
   serve    run the bridge from this checkout (arguments as for codex-bridge serve)
   doctor   look whether Codex, its sandbox and the model provider work
+  verify   try the model provider and the model: which execution class works
   help     this text
 
 `test` passes further arguments to pytest: ./cmd.sh test -k stream
@@ -132,7 +133,7 @@ case $command in
     make_full_environment
     exec .venv/bin/python -m tests.bench "$@"
     ;;
-  serve | doctor)
+  serve | doctor | verify)
     make_user_environment
     cd "$caller"
     exec "$root/.venv/bin/codex-bridge" "$command" "$@"
