@@ -127,7 +127,14 @@ class Bridge:
         self._approvals = Approvals(
             self._database, self._recorder, self._transcript, config.approval_timeout_ms / 1000
         )
-        self._verification = Verification(
+        self._verification = self._make_verification(runtime_config)
+        self._turns = self._make_turns(runtime_config)
+        self._retention = self._make_retention()
+        router = self._make_router(roots, runtime_config)
+        self._server = HttpServer(router.handle, replies.failure)
+
+    def _make_verification(self, runtime_config: RuntimeConfig) -> Verification:
+        return Verification(
             self._runtime,
             self._gateway,
             self._client,
@@ -136,10 +143,6 @@ class Bridge:
             self._database,
             lambda: runtime_config.backend,
         )
-        self._turns = self._make_turns(runtime_config)
-        self._retention = self._make_retention()
-        router = self._make_router(roots, runtime_config)
-        self._server = HttpServer(router.handle, replies.failure)
 
     def _make_retention(self) -> Retention:
         config = self._config
