@@ -290,3 +290,5 @@ DEFAULT_COMMAND_TIMEOUT_MS = 60_000
 MAX_COMMAND_TIMEOUT_MS = 600_000
 # What fits into a request's body beside the rest.
 MAX_PATCH_CHARACTERS = MIB
+# When a turn is interrupted, what a tool still does with files ends within milliseconds; a disk that hangs does not.
+TOOL_END_S = 2.0
