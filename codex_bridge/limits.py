@@ -205,6 +205,9 @@ MAX_LOADED_THREADS = 32
 LAST_OUTPUT_S = 1.0
 # What is kept of each stream of a command that the bridge runs: more is no answer that anybody reads.
 MAX_COMMAND_OUTPUT_BYTES = MIB
+# With `codex exec`, how long an app-server that ran a command is kept for the next one: a start costs 0.3 s, and rest
+# 140 MB.
+SANDBOX_REST_S = 10.0
 # Retries that Codex makes after a broken stream or an upstream that is busy, about 1 s apart.
 STREAM_RETRIES = 4
 # `codex --version` answers at once, and the protocol is printed in 50 ms; a binary that does not is not Codex.
@@ -318,3 +321,5 @@ MAX_IMAGES_BYTES = 40 * MIB
 MAX_ACCEPTED = 1000
 # Texts of a tool's result that are told with it are short ones; the item has the long.
 MAX_TOLD_TEXT_CHARACTERS = 200
+# When a turn is interrupted, what a tool still does with files ends within milliseconds; a disk that hangs does not.
+TOOL_END_S = 2.0
