@@ -298,6 +298,8 @@ MAX_JUSTIFICATION_CHARACTERS = 1000
 MAX_TOOL_RESULT_CHARACTERS = 40_000
 # Steps of a turn, a model request each: a long task takes some dozens, a model that goes in circles all of them.
 MAX_TURN_STEPS = 100
+# Calls of a turn: some models make dozens at once.
+MAX_TURN_CALLS = 500
 # Tokens of a turn: all steps with a conversation of usual length. A loop gone wild must not cost a fortune.
 MAX_TURN_TOKENS = 10_000_000
 # Answers in a row that cannot be used: who does not find the form by then does not find it.
