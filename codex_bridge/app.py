@@ -29,12 +29,14 @@ from .api.stream import StreamRoutes
 from .api.tools import ToolRoutes
 from .config import Config
 from .errors import ConfigError, StartFailed, StoreFailed
-from .limits import CLOSE_GRACE_S, DOCTOR_WAIT_S, SHORT_TOKEN_CHARACTERS
+from .limits import CLOSE_GRACE_S, CODEX_IDLE_TIMEOUT_MS, DOCTOR_WAIT_S, SHORT_TOKEN_CHARACTERS
 from .model import Latitude
-from .runtime import Runtime, Sandbox
+from .runtime import ExecutionClass, Runtime, Sandbox
 from .runtimes.accounts import AppServerAccounts
 from .runtimes.app_server import AppServerRuntime, BriefSandbox
 from .runtimes.by_class import ClassRuntime
+from .runtimes.model_tools import ModelTools
+from .runtimes.tool_loop import ToolLoopRuntime
 from .services.approvals import Approvals
 from .services.backend import ProviderSettings, chosen_class
 from .services.device_auth import DeviceAuth
@@ -109,7 +111,7 @@ class Bridge:
             self._runtimes.add(brief)
             sandbox = brief
         self._runtimes.add(native)
-        self._runtime = ClassRuntime(native, {})
+        self._runtime = ClassRuntime(native, self._make_loops(sandbox))
         self._sandbox = SandboxCheck(config.codex_bin, sandbox, config.sandbox_mode)
         self._programs = find_programs(self._environ, config.codex_bin)
         tools = Tools(sandbox, self._programs["ripgrep"], self._programs["git"])
@@ -141,6 +143,18 @@ class Bridge:
         self._retention = self._make_retention()
         router = self._make_router(roots, runtime_config)
         self._server = HttpServer(router.handle, replies.failure)
+
+    def _make_loops(self, sandbox: Sandbox) -> dict[ExecutionClass, Runtime]:
+        """Return the runtimes of the classes whose turns the bridge plays itself; they are stopped at the end."""
+        tools = Tools(sandbox)
+        loops: dict[ExecutionClass, Runtime] = {}
+        for execution_class, dialect in ((ExecutionClass.MODEL_TOOLS, ModelTools()),):
+            # To the gateway, on loopback: it watches the upstream for silence, and nobody has to watch it.
+            patience_s = CODEX_IDLE_TIMEOUT_MS / 1000
+            client = HttpClient(self._config.upstream_connect_timeout_ms / 1000, patience_s, patience_s)
+            loops[execution_class] = ToolLoopRuntime(dialect, tools, client)
+        self._runtimes.update(loops.values())
+        return loops
 
     def _make_retention(self) -> Retention:
         config = self._config
