@@ -47,7 +47,10 @@ class AnswerReader(Protocol):
 
 
 class Dialect(Protocol):
-    """How tools are offered to a model, and how its wishes and their results are put."""
+    """How tools are offered to a model, and how its wishes and their results are put. One is made for each turn.
+
+    It may remember what `results` was told in the turn.
+    """
 
     def instructions(self) -> str:
         """Return what the system message says of the tools."""
@@ -63,3 +66,6 @@ class Dialect(Protocol):
 
     def correction(self, problem: str) -> Json:
         """Return the message that asks the model for a better answer."""
+
+    def closing(self, text: str) -> str:
+        """Return what the bridge adds to the answer that ends the turn, as part of its text; "" for nothing."""
