@@ -405,7 +405,8 @@ class _Handler(BaseHTTPRequestHandler):
             event = f"event: {step['type']}\ndata: {json.dumps(step)}\n\n".encode()
             if chat is not None:
                 event = chat.encode(step)
-            self.wfile.write(b"%x\r\n%s\r\n" % (len(event), event))
+            if event:  # an empty chunk would be the last
+                self.wfile.write(b"%x\r\n%s\r\n" % (len(event), event))
         self.wfile.write(b"0\r\n\r\n")
 
 
