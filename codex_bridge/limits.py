@@ -287,3 +287,11 @@ DEFAULT_COMMAND_TIMEOUT_MS = 60_000
 MAX_COMMAND_TIMEOUT_MS = 600_000
 # What fits into a request's body beside the rest.
 MAX_PATCH_CHARACTERS = MIB
+
+# Reading intent out of text -----------------------------------------------------------------------
+# The longest patch, escaped in JSON: a block that is longer is text.
+MAX_ACTION_CHARACTERS = 2 * MIB
+# Blocks of one answer that are read for tool calls, and calls that are made of them: nobody plans further ahead.
+MAX_ACTIONS = 50
+# A line that may begin a block is held back so long; no mark is longer.
+MAX_MARK_CHARACTERS = 100
