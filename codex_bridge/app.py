@@ -95,12 +95,16 @@ class Bridge:
         self._app_server = AppServerRuntime(config.codex_bin, self._environ, grace_s)
         native: Runtime = self._app_server
         sandbox: Sandbox = self._app_server
+        # What is stopped at the end.
+        self._runtimes: set[Runtime | BriefSandbox] = {self._app_server}
         if config.runtime_kind == "exec":
             from .runtimes.exec import ExecRuntime  # late: few starts need it
 
             native = ExecRuntime(config.codex_bin, self._environ, grace_s)
-            sandbox = BriefSandbox(config.codex_bin, self._environ)
-        self._runtimes = {native, self._app_server}
+            brief = BriefSandbox(config.codex_bin, self._environ)
+            self._runtimes.add(brief)
+            sandbox = brief
+        self._runtimes.add(native)
         self._runtime = ClassRuntime(native, {})
         self._sandbox = SandboxCheck(config.codex_bin, sandbox, config.sandbox_mode)
         self._device_auth = DeviceAuth(
