@@ -335,3 +335,11 @@ MAX_STATUS_FILES = 2000
 MAX_DIFF_CHARACTERS = 256 * KIB
 # Tools that hosts run at once, each a process or a thread of this machine.
 MAX_HOST_TOOLS = 16
+
+# Reading intent out of text -----------------------------------------------------------------------
+# The longest patch, escaped in JSON: a block that is longer is text.
+MAX_ACTION_CHARACTERS = 2 * MIB
+# Blocks of one answer that are read for tool calls, and calls that are made of them: nobody plans further ahead.
+MAX_ACTIONS = 50
+# A line that may begin a block is held back so long; no mark is longer.
+MAX_MARK_CHARACTERS = 100
