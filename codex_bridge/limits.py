@@ -289,3 +289,9 @@ MAX_COMMAND_TIMEOUT_MS = 600_000
 MAX_PATCH_CHARACTERS = MIB
 # When a turn is interrupted, what a tool still does with files ends within milliseconds; a disk that hangs does not.
 TOOL_END_S = 2.0
+# Of a hunk that does not fit, in an error: enough to see which one it is.
+MAX_TOLD_HUNK_CHARACTERS = 1000
+# Around a change in a diff, as git shows it.
+DIFF_CONTEXT_LINES = 3
+# Lines that are compared each with each for a diff: some tenths of a second in the worst case.
+MAX_DIFFED_LINES = 2000
