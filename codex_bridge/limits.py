@@ -204,7 +204,7 @@ MAX_LOADED_THREADS = 32
 # After Codex's death, for its last output; a grandchild may hold the pipe for ever.
 LAST_OUTPUT_S = 1.0
 # What is kept of each stream of a command that the bridge runs: more is no answer that anybody reads.
-MAX_COMMAND_OUTPUT_BYTES = MIB
+MAX_COMMAND_OUTPUT_BYTES = 4 * MIB
 # With `codex exec`, how long an app-server that ran a command is kept for the next one: a start costs 0.3 s, and rest
 # 140 MB.
 SANDBOX_REST_S = 10.0
@@ -298,6 +298,8 @@ MAX_JUSTIFICATION_CHARACTERS = 1000
 MAX_TOOL_RESULT_CHARACTERS = 40_000
 # Steps of a turn, a model request each: a long task takes some dozens, a model that goes in circles all of them.
 MAX_TURN_STEPS = 100
+# Calls of a turn: some models make dozens at once.
+MAX_TURN_CALLS = 500
 # Tokens of a turn: all steps with a conversation of usual length. A loop gone wild must not cost a fortune.
 MAX_TURN_TOKENS = 10_000_000
 # Answers in a row that cannot be used: who does not find the form by then does not find it.
@@ -323,6 +325,16 @@ MAX_ACCEPTED = 1000
 MAX_TOLD_TEXT_CHARACTERS = 200
 # When a turn is interrupted, what a tool still does with files ends within milliseconds; a disk that hangs does not.
 TOOL_END_S = 2.0
+# Of a command's output, a third from its begin and the rest from its end: what a model reads of one step.
+MAX_TOOL_OUTPUT_CHARACTERS = 48 * KIB
+# git answers within a second also in large repositories; a cold disk needs longer.
+GIT_TIMEOUT_S = 30.0
+# More changed files are no news but a mistake, such as a build directory that is not ignored.
+MAX_STATUS_FILES = 2000
+# Longer diffs are read by file.
+MAX_DIFF_CHARACTERS = 256 * KIB
+# Tools that hosts run at once, each a process or a thread of this machine.
+MAX_HOST_TOOLS = 16
 
 # Reading intent out of text -----------------------------------------------------------------------
 # The longest patch, escaped in JSON: a block that is longer is text.
