@@ -17,11 +17,12 @@ looked at a bounded number of times, and a block that grows too long is text.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
 from ..limits import MAX_ACTION_CHARACTERS, MAX_ACTIONS, MAX_MARK_CHARACTERS
-from .tools import TOOLS
+from .tools import TOOLS, ToolSpec
 from .wishes import CALL_KEYS, Wish, find_flaw, is_patch, may_be_patch, read_calls, read_patches
 
 _FENCE = re.compile(r"( {0,3})(`{3,}|~{3,})[ \t]*([^`\r\n]*)\r?\n?")
@@ -160,9 +161,10 @@ class Intent:
 
 
 class IntentReader:
-    """Reads one answer, whatever pieces it comes in."""
+    """Reads one answer, whatever pieces it comes in. `tools` are those that a model may call."""
 
-    def __init__(self) -> None:
+    def __init__(self, tools: Mapping[str, ToolSpec] = TOOLS) -> None:
+        self._tools = tools
         self._shown: list[str] = []  # since the last call
         self._said: list[str] = []  # since the last block
         self._parts: list[Part] = []
@@ -355,7 +357,7 @@ class IntentReader:
             return
         self._has_begun = True
         wishes = _read(block, is_whole)
-        flaw = find_flaw(wishes)
+        flaw = find_flaw(wishes, self._tools)
         self._blocks += block.is_meant or flaw is None
         if block.is_meant:
             self._confirm()
