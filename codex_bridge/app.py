@@ -111,24 +111,17 @@ class Bridge:
             self._runtimes.add(brief)
             sandbox = brief
         self._runtimes.add(native)
-        self._runtime = ClassRuntime(native, self._make_loops(sandbox))
         self._sandbox = SandboxCheck(config.codex_bin, sandbox, config.sandbox_mode)
         self._programs = find_programs(self._environ, config.codex_bin)
         tools = Tools(sandbox, self._programs["ripgrep"], self._programs["git"])
+        self._runtime = ClassRuntime(native, self._make_loops(tools))
         self._host_tools = HostTools(tools, self._sandbox)
         self._device_auth = DeviceAuth(
             AppServerAccounts(self._app_server, self._environ),
             runtime_config.auth_state,
             config.device_login_timeout_ms / 1000,
         )
-        self._preflight = Preflight(
-            config.codex_bin,
-            self._environ,
-            self._sandbox,
-            self._device_auth,
-            self._client,
-            lambda: runtime_config.backend,
-        )
+        self._preflight = self._make_preflight(runtime_config)
         self._executor = TurnExecutor(config.max_concurrent_turns, config.max_queued_turns)
         self._database = Database(os.path.join(config.state_dir, _DATABASE), MIGRATIONS)
         self._recorder = Recorder(self._database)
@@ -144,9 +137,18 @@ class Bridge:
         router = self._make_router(roots, runtime_config)
         self._server = HttpServer(router.handle, replies.failure)
 
-    def _make_loops(self, sandbox: Sandbox) -> dict[ExecutionClass, Runtime]:
+    def _make_preflight(self, runtime_config: RuntimeConfig) -> Preflight:
+        return Preflight(
+            self._config.codex_bin,
+            self._environ,
+            self._sandbox,
+            self._device_auth,
+            self._client,
+            lambda: runtime_config.backend,
+        )
+
+    def _make_loops(self, tools: Tools) -> dict[ExecutionClass, Runtime]:
         """Return the runtimes of the classes whose turns the bridge plays itself; they are stopped at the end."""
-        tools = Tools(sandbox)
         loops: dict[ExecutionClass, Runtime] = {}
         for execution_class, dialect in ((ExecutionClass.MODEL_TOOLS, ModelTools()),):
             # To the gateway, on loopback: it watches the upstream for silence, and nobody has to watch it.

@@ -290,12 +290,30 @@ DEFAULT_COMMAND_TIMEOUT_MS = 60_000
 MAX_COMMAND_TIMEOUT_MS = 600_000
 # What fits into a request's body beside the rest.
 MAX_PATCH_CHARACTERS = MIB
+# When a turn is interrupted, what a tool still does with files ends within milliseconds; a disk that hangs does not.
+TOOL_END_S = 2.0
+# Of a command's output, a third from its begin and the rest from its end: what a model reads of one step.
+MAX_TOOL_OUTPUT_CHARACTERS = 48 * KIB
+# git answers within a second also in large repositories; a cold disk needs longer.
+GIT_TIMEOUT_S = 30.0
+# More changed files are no news but a mistake, such as a build directory that is not ignored.
+MAX_STATUS_FILES = 2000
+# Longer diffs are read by file.
+MAX_DIFF_CHARACTERS = 256 * KIB
+# Tools that hosts run at once, each a process or a thread of this machine.
+MAX_HOST_TOOLS = 16
+# Of a hunk that does not fit, in an error: enough to see which one it is.
+MAX_TOLD_HUNK_CHARACTERS = 1000
+# Around a change in a diff, as git shows it.
+DIFF_CONTEXT_LINES = 3
+# Lines that are compared each with each for a diff: some tenths of a second in the worst case.
+MAX_DIFFED_LINES = 2000
 
 # The tool loop ------------------------------------------------------------------------------------
 # The question that a person is asked: a sentence or two.
 MAX_JUSTIFICATION_CHARACTERS = 1000
-# Of a tool's result for a model: about 10,000 tokens. The tools have pages for more.
-MAX_TOOL_RESULT_CHARACTERS = 40_000
+# Of a tool's result for a model: about 15,000 tokens; what is told of a command fits. The tools have pages for more.
+MAX_TOOL_RESULT_CHARACTERS = 60_000
 # Steps of a turn, a model request each: a long task takes some dozens, a model that goes in circles all of them.
 MAX_TURN_STEPS = 100
 # Calls of a turn: some models make dozens at once.
@@ -323,18 +341,6 @@ MAX_IMAGES_BYTES = 40 * MIB
 MAX_ACCEPTED = 1000
 # Texts of a tool's result that are told with it are short ones; the item has the long.
 MAX_TOLD_TEXT_CHARACTERS = 200
-# When a turn is interrupted, what a tool still does with files ends within milliseconds; a disk that hangs does not.
-TOOL_END_S = 2.0
-# Of a command's output, a third from its begin and the rest from its end: what a model reads of one step.
-MAX_TOOL_OUTPUT_CHARACTERS = 48 * KIB
-# git answers within a second also in large repositories; a cold disk needs longer.
-GIT_TIMEOUT_S = 30.0
-# More changed files are no news but a mistake, such as a build directory that is not ignored.
-MAX_STATUS_FILES = 2000
-# Longer diffs are read by file.
-MAX_DIFF_CHARACTERS = 256 * KIB
-# Tools that hosts run at once, each a process or a thread of this machine.
-MAX_HOST_TOOLS = 16
 
 # Reading intent out of text -----------------------------------------------------------------------
 # The longest patch, escaped in JSON: a block that is longer is text.

@@ -135,7 +135,7 @@ def test_it_reads_edits_and_runs(play: Play, upstream: Upstream) -> None:
             str(one.workspace / "b.txt"), str(one.workspace / "a.txt")
         ]  # fmt: skip
         assert (ran["status"], ran["exitCode"], ran["aggregatedOutput"]) == ("failed", 3, "new\n")
-        assert ran["command"] == "/bin/sh -c 'cat b.txt; exit 3'"
+        assert ran["command"] == "/bin/bash -c 'cat b.txt; exit 3'"
         assert ran["commandActions"] == [{"type": "unknown", "command": "cat b.txt; exit 3"}]
         diff = next(event["diff"] for event in one.events if event["type"] == "turn.diff.updated")
         assert "deleted file mode 100644" in diff
@@ -492,7 +492,7 @@ def test_untrusted_asks_for_each_command_and_edit(play: Play, upstream: Upstream
         first, second = one.person.asked
         root = str(one.workspace)
         assert (first.kind, first.decisions) == (ApprovalKind.COMMAND, tuple(Decision))
-        assert first.details == {"reason": None, "command": "/bin/sh -c 'touch yes'", "cwd": root}
+        assert first.details == {"reason": None, "command": "/bin/bash -c 'touch yes'", "cwd": root}
         assert second.kind is ApprovalKind.FILE_CHANGE
         change = {"path": f"{root}/b.txt", "kind": {"type": "add"}, "diff": "x\n"}
         assert second.details == {"reason": None, "changes": [change], "grant_root": None}
@@ -650,12 +650,12 @@ def test_a_long_result_is_cut_for_the_model(play: Play, upstream: Upstream) -> N
     upstream.script = rounds(call("read_file", {"path": "a.txt"}), say("Ok."))
 
     async def test(one: Player) -> None:
-        (one.workspace / "a.txt").write_text("x" * 200_000)
+        (one.workspace / "a.txt").write_text("x" * 300_000)
         assert await one.play() == COMPLETED
 
     play(test)
     (told,) = upstream.requests[1].outputs
-    assert len(told) < 41_000
+    assert len(told) < 61_000
     assert "cut here" in told
 
 
