@@ -34,6 +34,7 @@ from .model import Latitude
 from .runtime import ExecutionClass, Runtime, Sandbox
 from .runtimes.accounts import AppServerAccounts
 from .runtimes.app_server import AppServerRuntime, BriefSandbox
+from .runtimes.bridge_tools import BridgeTools
 from .runtimes.by_class import ClassRuntime
 from .runtimes.model_tools import ModelTools
 from .runtimes.tool_loop import ToolLoopRuntime
@@ -155,7 +156,11 @@ class Bridge:
     def _make_loops(self) -> dict[ExecutionClass, Runtime]:
         """Return the runtimes of the classes whose turns the bridge plays itself; they are stopped at the end."""
         loops: dict[ExecutionClass, Runtime] = {}
-        for execution_class, dialect in ((ExecutionClass.MODEL_TOOLS, ModelTools()),):
+        dialects: dict[ExecutionClass, type[ModelTools] | type[BridgeTools]] = {
+            ExecutionClass.MODEL_TOOLS: ModelTools,
+            ExecutionClass.BRIDGE_TOOLS: BridgeTools,
+        }
+        for execution_class, dialect in dialects.items():
             # To the gateway, on loopback: it watches the upstream for silence, and nobody has to watch it.
             patience_s = CODEX_IDLE_TIMEOUT_MS / 1000
             client = HttpClient(self._config.upstream_connect_timeout_ms / 1000, patience_s, patience_s)

@@ -377,3 +377,6 @@ MAX_ACTION_CHARACTERS = 2 * MIB
 MAX_ACTIONS = 50
 # A line that may begin a block is held back so long; no mark is longer.
 MAX_MARK_CHARACTERS = 100
+# Of what was done in a turn, in the line below its last answer: it is read by a person.
+MAX_TOLD_ACTIONS = 20
+MAX_TOLD_COMMAND_CHARACTERS = 80

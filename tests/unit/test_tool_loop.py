@@ -60,7 +60,7 @@ def play(tmp_path: Path, upstream: Upstream) -> Play:
 
     def with_player(test: Callable[[Player], Coroutine[Any, Any, None]]) -> None:
         async def whole() -> None:
-            async with player(tmp_path / "workspace", upstream.base_url, ModelTools()) as one:
+            async with player(tmp_path / "workspace", upstream.base_url, ModelTools) as one:
                 await test(one)
 
         run(whole)
@@ -362,7 +362,7 @@ def test_silence_is_not_waited_for_twice(tmp_path: Path, upstream: Upstream) -> 
     upstream.script = in_order(say("half ", upstream.gate()))
 
     async def test() -> None:
-        async with player(tmp_path, upstream.base_url, ModelTools(), idle_timeout_s=0.2) as one:
+        async with player(tmp_path, upstream.base_url, ModelTools, idle_timeout_s=0.2) as one:
             outcome = await one.play()
             assert outcome.status is TurnStatus.FAILED
             told = one.gateway.last_failure("s")
