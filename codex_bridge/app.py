@@ -26,15 +26,19 @@ from .api.runtime_config import RuntimeConfigRoutes
 from .api.sessions import SessionRoutes
 from .api.status import StatusRoutes
 from .api.stream import StreamRoutes
+from .api.tools import ToolRoutes
 from .api.verification import VerificationRoutes
 from .config import Config
 from .errors import ConfigError, StartFailed, StoreFailed
-from .limits import CLOSE_GRACE_S, DOCTOR_WAIT_S, SHORT_TOKEN_CHARACTERS
+from .limits import CLOSE_GRACE_S, CODEX_IDLE_TIMEOUT_MS, DOCTOR_WAIT_S, SHORT_TOKEN_CHARACTERS
 from .model import Latitude
-from .runtime import Runtime, Sandbox
+from .runtime import ExecutionClass, Runtime, Sandbox
 from .runtimes.accounts import AppServerAccounts
 from .runtimes.app_server import AppServerRuntime, BriefSandbox
+from .runtimes.bridge_tools import BridgeTools
 from .runtimes.by_class import ClassRuntime
+from .runtimes.model_tools import ModelTools
+from .runtimes.tool_loop import ToolLoopRuntime
 from .services.approvals import Approvals
 from .services.backend import ProviderSettings
 from .services.device_auth import DeviceAuth
@@ -48,12 +52,14 @@ from .services.retention import Keep, Retention
 from .services.runtime_config import RuntimeConfig
 from .services.sandbox import SandboxCheck
 from .services.sessions import SessionService
+from .services.tools import HostTools
 from .services.transcript import Transcript
 from .services.turn_player import TurnPlayer
 from .services.turns import TurnService
 from .services.verification import OnProgress, Verification
 from .store.schema import MIGRATIONS
 from .workspace.paths import WorkspaceRoots
+from .workspace.programs import find_programs
 from .workspace.scratch import (
     clear_after_bridge,
     clear_after_bridges,
@@ -62,6 +68,7 @@ from .workspace.scratch import (
     remove_scratch,
 )
 from .workspace.state_dir import StateDirectory
+from .workspace.tools import Tools
 
 Result = TypeVar("Result")
 
@@ -93,36 +100,27 @@ class Bridge:
         self._gateway = Gateway(self._client)
         self._gateway_server = HttpServer(self._gateway.handle, replies.failure)
         # With exec it is there for Codex's account alone, and started only when that is asked for.
-        grace_s = config.interrupt_grace_ms / 1000
-        self._app_server = AppServerRuntime(config.codex_bin, self._environ, grace_s)
-        native: Runtime = self._app_server
-        sandbox: Sandbox = self._app_server
-        if config.runtime_kind == "exec":
-            from .runtimes.exec import ExecRuntime  # late: few starts need it
-
-            native = ExecRuntime(config.codex_bin, self._environ, grace_s)
-            sandbox = BriefSandbox(config.codex_bin, self._environ)
-        self._runtimes = {native, self._app_server}
-        self._runtime = ClassRuntime(native, {})
-        self._sandbox = SandboxCheck(config.codex_bin, sandbox, config.sandbox_mode)
+        self._app_server = AppServerRuntime(config.codex_bin, self._environ, config.interrupt_grace_ms / 1000)
+        # What is stopped at the end.
+        self._runtimes: set[Runtime | BriefSandbox] = {self._app_server}
+        native, tried, sandbox = self._make_native()
+        self._programs = find_programs(self._environ, config.codex_bin)
+        self._tools = Tools(sandbox, self._programs["ripgrep"], self._programs["git"])
+        self._runtime = ClassRuntime(native, self._make_loops())
+        self._sandbox = SandboxCheck(config.codex_bin, tried, config.sandbox_mode)
+        self._host_tools = HostTools(self._tools, self._sandbox)
         self._device_auth = DeviceAuth(
             AppServerAccounts(self._app_server, self._environ),
             runtime_config.auth_state,
             config.device_login_timeout_ms / 1000,
         )
-        self._preflight = Preflight(
-            config.codex_bin,
-            self._environ,
-            self._sandbox,
-            self._device_auth,
-            self._client,
-            lambda: runtime_config.backend,
-        )
+        self._preflight = self._make_preflight(runtime_config)
         self._executor = TurnExecutor(config.max_concurrent_turns, config.max_queued_turns)
         self._database = Database(os.path.join(config.state_dir, _DATABASE), MIGRATIONS)
         self._recorder = Recorder(self._database)
         self._latitude = _latitude(config)
         self._sessions = SessionService(self._database, self._recorder, self._latitude)
+        self._sessions.on_forget = self._host_tools.end_session
         self._transcript = Transcript(self._recorder)
         self._approvals = Approvals(
             self._database, self._recorder, self._transcript, config.approval_timeout_ms / 1000
@@ -143,6 +141,46 @@ class Bridge:
             self._database,
             lambda: runtime_config.backend,
         )
+
+    def _make_preflight(self, runtime_config: RuntimeConfig) -> Preflight:
+        return Preflight(
+            self._config.codex_bin,
+            self._environ,
+            self._sandbox,
+            self._device_auth,
+            self._client,
+            lambda: runtime_config.backend,
+        )
+
+    def _make_native(self) -> tuple[Runtime, Sandbox, Sandbox]:
+        """Return the runtime of Codex's own tools, the sandbox to try, and that of the tools; they are stopped at the end."""
+        config = self._config
+        if config.runtime_kind != "exec":
+            return self._app_server, self._app_server, self._app_server
+        from .runtimes.exec import ExecRuntime  # late: few starts need it
+
+        grace_s = config.interrupt_grace_ms / 1000
+        native = ExecRuntime(config.codex_bin, self._environ, grace_s)
+        # Between turns nothing rests here, but where tools are run one after another.
+        tried = BriefSandbox(config.codex_bin, self._environ, grace_s, rest_s=0)
+        sandbox = BriefSandbox(config.codex_bin, self._environ, grace_s)
+        self._runtimes.update((native, tried, sandbox))
+        return native, tried, sandbox
+
+    def _make_loops(self) -> dict[ExecutionClass, Runtime]:
+        """Return the runtimes of the classes whose turns the bridge plays itself; they are stopped at the end."""
+        loops: dict[ExecutionClass, Runtime] = {}
+        dialects: dict[ExecutionClass, type[ModelTools] | type[BridgeTools]] = {
+            ExecutionClass.MODEL_TOOLS: ModelTools,
+            ExecutionClass.BRIDGE_TOOLS: BridgeTools,
+        }
+        for execution_class, dialect in dialects.items():
+            # To the gateway, on loopback: it watches the upstream for silence, and nobody has to watch it.
+            patience_s = CODEX_IDLE_TIMEOUT_MS / 1000
+            client = HttpClient(self._config.upstream_connect_timeout_ms / 1000, patience_s, patience_s)
+            loops[execution_class] = ToolLoopRuntime(dialect, self._tools, client)
+        self._runtimes.update(loops.values())
+        return loops
 
     def _make_retention(self) -> Retention:
         config = self._config
@@ -207,6 +245,7 @@ class Bridge:
         approvals = ApprovalRoutes(self._sessions, self._approvals)
         self._streams = StreamRoutes(self._sessions)
         verification = VerificationRoutes(self._verification)
+        tools = ToolRoutes(self._sessions, self._host_tools, self._programs)
         proxy = ProxyRoutes(self._client, runtime_config)
         routes = [
             Route("GET", "/health", status.health, is_open=True),
@@ -214,6 +253,7 @@ class Bridge:
             Route("GET", "/runtime/config", configuration.read),
             Route("POST", "/runtime/config", configuration.update),
             Route("POST", "/runtime/verify", verification.verify, starts_work=True),
+            Route("GET", "/runtime/tools", tools.list),
             Route("GET", "/auth/device", auth.device),
             Route("GET", "/auth/status", auth.status),
             Route("POST", "/auth/logout", auth.logout),
@@ -226,6 +266,7 @@ class Bridge:
             Route("GET", "/chat/sessions/:id/stream", self._streams.stream),
             Route("POST", "/chat/sessions/:id/messages", messages.send, starts_work=True),
             Route("POST", "/chat/sessions/:id/interrupt", messages.interrupt),
+            Route("POST", "/chat/sessions/:id/tools/:name", tools.run, starts_work=True),
             Route("GET", "/chat/sessions/:id/approvals", approvals.list),
             Route("POST", "/chat/sessions/:id/approvals", approvals.answer),
             Route("*", "/v1/*", proxy.forward, takes_any_body=True, starts_work=True),
@@ -346,7 +387,7 @@ class Bridge:
     @property
     def is_busy(self) -> bool:
         """Whether a drain has something to wait for."""
-        return self._executor.is_busy or self._server.answering > 0
+        return self._executor.is_busy or self._host_tools.is_busy or self._server.answering > 0
 
     def describe_work(self) -> str:
         """Say for a person how much is under way."""
@@ -357,13 +398,16 @@ class Bridge:
     async def drain(self) -> None:
         """Take no new work, and return when nothing runs any more: no turn, and no request. Streams go on."""
         await self._turns.drain()
+        await self._host_tools.drain()
         await self._server.finish_requests()
 
     async def stop(self) -> None:
         """Refuse new work, interrupt turns, end Codex, close every connection. Also after half a start."""
         if self._is_listening:
             log.info("stopping")
-        await self._turns.stop(self._config.shutdown_timeout_ms / 1000)
+        await asyncio.gather(
+            self._host_tools.stop(), self._turns.stop(self._config.shutdown_timeout_ms / 1000)
+        )
         self._server.stop_accepting()
         await self._recorder.settle()  # the streams hear of the turns' ends when they are stored
         self._streams.stop()

@@ -27,7 +27,7 @@ EVENT_STREAM: Headers = (
 
 def wants_events(request: Request) -> bool:
     """Say whether a client asks for progress as an event stream."""
-    return "text/event-stream" in (request.header("accept") or "")
+    return "text/event-stream" in (request.header("accept") or "").lower()
 
 
 def ok(status: int = 200, /, **fields: Any) -> Response:

@@ -6,15 +6,22 @@ chunk of its own. What is none of it is left out, and an error in the middle of 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import BridgeError, UpstreamFailed
+from ..errors import BridgeError, CodexFailed, UpstreamFailed
 from . import json_codec
 from .jsonrpc import LineSplitter
 
 Json = dict[str, Any]
 _DONE = b"[DONE]"
+# How OpenAI, vLLM, llama.cpp, Ollama and others say that a conversation is too long.
+_TOO_LONG = re.compile(
+    r"context[ _](?:length|window|size|limit)|maximum context|prompt is too long|too many tokens|input is too long"
+    r"|n_ctx|maximum (?:input |prompt )?length|reduce the length",
+    re.IGNORECASE,
+)
 # Where upstreams put what a model thinks before it answers.
 _REASONING = ("reasoning_content", "reasoning")
 
@@ -48,9 +55,16 @@ class ChatReader:
         self.is_done = False
 
     def feed(self, piece: bytes) -> list[ChatDelta]:
-        """Take the stream's next bytes; raise `UpstreamFailed` for an error that stands in it, or what is no chunk."""
+        """Take the stream's next bytes; raise `UpstreamFailed` for an error that stands in it, or what is no chunk.
+
+        An error's own object is in the exception's `details`, as `error`.
+        """
         deltas = []
-        for line in self._lines.feed(piece):
+        try:
+            lines = self._lines.feed(piece)
+        except CodexFailed:
+            raise UpstreamFailed("The upstream's answer has a line beyond all measure.") from None
+        for line in lines:
             if not line.startswith(b"data:"):
                 continue  # a comment, an event's name, the empty line behind each
             data = line[5:].strip()
@@ -69,7 +83,9 @@ def _read_chunk(data: bytes) -> ChatDelta:
     if not isinstance(chunk, dict):
         raise UpstreamFailed("The upstream's answer has a chunk that is not a JSON object.")
     if chunk.get("error"):
-        raise UpstreamFailed(f"The upstream broke its answer off: {error_message(chunk)}")
+        raise UpstreamFailed(
+            f"The upstream broke its answer off: {error_message(chunk)}", error=chunk["error"]
+        )
     choices = chunk.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
     # Some send a whole message in place of a delta.
@@ -93,6 +109,11 @@ def error_message(value: Any) -> str:
         if isinstance(value, dict) and key in value:
             value = value[key]
     return value if isinstance(value, str) else json_codec.encode(value).decode()
+
+
+def is_too_long(message: str) -> bool:
+    """Say whether an upstream's error means that the conversation is longer than the model can read."""
+    return _TOO_LONG.search(message) is not None
 
 
 def _read_text(content: Any) -> str:
