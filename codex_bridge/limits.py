@@ -350,6 +350,14 @@ MAX_SEARCHED_FILE_BYTES = 16 * MIB
 MAX_MATCH_CHARACTERS = 500
 # A line of ripgrep's answer, which holds the whole line that matches, escaped.
 MAX_SEARCH_LINE_BYTES = 8 * MIB
+# One patch touches some files; each is held in memory before and after, so that it can be put back.
+MAX_PATCHED_FILES = 500
+MAX_PATCHED_FILE_BYTES = 16 * MIB
+MAX_PATCHED_BYTES = 64 * MIB
+# The diff in a patch's answer. A deleted file is told whole.
+MAX_DIFF_CHARACTERS = 256 * KIB
+# Patches wait for each other; each takes milliseconds.
+PATCH_WAIT_S = 60.0
 
 # The tool loop ------------------------------------------------------------------------------------
 # The question that a person is asked: a sentence or two.
