@@ -312,7 +312,7 @@ MAX_TOOL_OUTPUT_CHARACTERS = 48 * KIB
 GIT_TIMEOUT_S = 30.0
 # More changed files are no news but a mistake, such as a build directory that is not ignored.
 MAX_STATUS_FILES = 2000
-# Longer diffs are read by file.
+# A longer diff, git's or that of a patch, is read by file.
 MAX_DIFF_CHARACTERS = 256 * KIB
 # Tools that hosts run at once, each a process or a thread of this machine.
 MAX_HOST_TOOLS = 16
@@ -354,8 +354,6 @@ MAX_SEARCH_LINE_BYTES = 8 * MIB
 MAX_PATCHED_FILES = 500
 MAX_PATCHED_FILE_BYTES = 16 * MIB
 MAX_PATCHED_BYTES = 64 * MIB
-# The diff in a patch's answer. A deleted file is told whole.
-MAX_DIFF_CHARACTERS = 256 * KIB
 # Patches wait for each other; each takes milliseconds.
 PATCH_WAIT_S = 60.0
 

@@ -102,7 +102,7 @@ def test_a_model_that_can_all(one: Bridge, upstream: Upstream) -> None:
     assert (report["best_class"], report["wire_api"], report["model"]) == ("native_tools", "responses", MODEL)
     assert described(one)["report"] == report
     assert API_KEY not in json.dumps(report)
-    assert not list(one.directories.workspace.iterdir())
+    assert [path.name for path in one.directories.workspace.iterdir()] == [".git"]
 
 
 @pytest.mark.parametrize(
