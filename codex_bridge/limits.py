@@ -255,6 +255,11 @@ MAX_TOKENS = 1 << 40
 UNLIMITED = 1 << 62
 # A Responses request carries the whole conversation, images included.
 MAX_GATEWAY_BODY_BYTES = 256 * MIB
+# A function's name as OpenAI's Chat Completions takes it; other upstreams take as much.
+MAX_TOOL_NAME_CHARACTERS = 64
+# How long an upstream without Responses is spoken to as chat before Responses is tried again: it may be upgraded, and one
+# request in an hour that is refused costs nobody anything.
+WIRE_RECHECK_S = 3600.0
 
 # The service manager ------------------------------------------------------------------------------
 # How often `systemctl status` learns how many turns run; only changes are told.
