@@ -292,3 +292,9 @@ DEFAULT_COMMAND_TIMEOUT_MS = 60_000
 MAX_COMMAND_TIMEOUT_MS = 600_000
 # What fits into a request's body beside the rest.
 MAX_PATCH_CHARACTERS = MIB
+
+# The tool loop ------------------------------------------------------------------------------------
+# The question that a person is asked: a sentence or two.
+MAX_JUSTIFICATION_CHARACTERS = 1000
+# Of a tool's result for a model: about 10,000 tokens. The tools have pages for more.
+MAX_TOOL_RESULT_CHARACTERS = 40_000

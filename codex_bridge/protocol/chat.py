@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import BridgeError, UpstreamFailed
+from ..errors import BridgeError, CodexFailed, UpstreamFailed
 from . import json_codec
 from .jsonrpc import LineSplitter
 
@@ -48,9 +48,16 @@ class ChatReader:
         self.is_done = False
 
     def feed(self, piece: bytes) -> list[ChatDelta]:
-        """Take the stream's next bytes; raise `UpstreamFailed` for an error that stands in it, or what is no chunk."""
+        """Take the stream's next bytes; raise `UpstreamFailed` for an error that stands in it, or what is no chunk.
+
+        An error's own object is in the exception's `details`, as `error`.
+        """
         deltas = []
-        for line in self._lines.feed(piece):
+        try:
+            lines = self._lines.feed(piece)
+        except CodexFailed:
+            raise UpstreamFailed("The upstream's answer has a line beyond all measure.") from None
+        for line in lines:
             if not line.startswith(b"data:"):
                 continue  # a comment, an event's name, the empty line behind each
             data = line[5:].strip()
@@ -69,7 +76,9 @@ def _read_chunk(data: bytes) -> ChatDelta:
     if not isinstance(chunk, dict):
         raise UpstreamFailed("The upstream's answer has a chunk that is not a JSON object.")
     if chunk.get("error"):
-        raise UpstreamFailed(f"The upstream broke its answer off: {error_message(chunk)}")
+        raise UpstreamFailed(
+            f"The upstream broke its answer off: {error_message(chunk)}", error=chunk["error"]
+        )
     choices = chunk.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
     # Some send a whole message in place of a delta.

@@ -13,16 +13,18 @@ Usage = dict[str, int]
 
 
 class UsageReader:
-    """Finds the usage in an event stream of `/v1/responses` that passes by.
+    """Finds the usage in an event stream of `/v1/responses` or `/v1/chat/completions` that passes by.
 
-    Looks at every line, but decodes only those that name a usage: the last event of an answer.
+    Looks at every line, but decodes only those that name a usage: the last event of an answer. Some upstreams tell
+    what a chat completion has used so far with each chunk; of each the growth counts.
     """
 
     def __init__(self) -> None:
         self._lines: LineSplitter | None = LineSplitter()
+        self._so_far: Usage = {}
 
     def feed(self, piece: bytes) -> Usage | None:
-        """Take the stream's next bytes; return the usage of the answer that ends in them."""
+        """Take the stream's next bytes; return what their end has used, beyond what was returned before."""
         found = None
         try:
             lines = self._lines.feed(piece) if self._lines else []
@@ -30,23 +32,33 @@ class UsageReader:
             self._lines = None  # a line beyond all measure is no event
             return None
         for line in lines:
-            if b'"usage"' in line and line.startswith(b"data:"):
+            if b'"usage"' in line and b'"usage":null' not in line and line.startswith(b"data:"):
                 found = _parse_usage(line[5:]) or found
-        return found
+        if found is None:
+            return None
+        more = {name: max(0, number - self._so_far.get(name, 0)) for name, number in found.items()}
+        self._so_far = found
+        return more
 
 
 def _parse_usage(data: bytes) -> Usage | None:
     try:
-        usage = json_codec.decode(data)["response"]["usage"]
-        return {
-            "input_tokens": _count(usage, "input_tokens"),
-            "cached_input_tokens": _count(usage.get("input_tokens_details"), "cached_tokens"),
-            "output_tokens": _count(usage, "output_tokens"),
-            "reasoning_output_tokens": _count(usage.get("output_tokens_details"), "reasoning_tokens"),
-            "total_tokens": _count(usage, "total_tokens"),
-        }
+        event = json_codec.decode(data)
+        if "response" in event:
+            return _count_usage(event["response"]["usage"], "input_tokens", "output_tokens")
+        return _count_usage(event["usage"], "prompt_tokens", "completion_tokens")
     except (BridgeError, KeyError, TypeError, AttributeError):
         return None  # another event, or null where none was counted yet
+
+
+def _count_usage(usage: Any, read: str, written: str) -> Usage:
+    return {
+        "input_tokens": _count(usage, read),
+        "cached_input_tokens": _count(usage.get(f"{read}_details"), "cached_tokens"),
+        "output_tokens": _count(usage, written),
+        "reasoning_output_tokens": _count(usage.get(f"{written}_details"), "reasoning_tokens"),
+        "total_tokens": _count(usage, "total_tokens"),
+    }
 
 
 def _count(value: Any, name: str) -> int:

@@ -1,6 +1,6 @@
-"""The gateway: Codex's model provider, on a loopback address of its own.
+"""The gateway: the model provider of Codex and of the bridge's tool loops, on a loopback address of its own.
 
-Codex sends a session's model requests here with a random token of that session; the gateway adds the provider's
+They send a session's model requests here with a random token of that session; the gateway adds the provider's
 key and streams the upstream's answer through. So the key is in no environment, argument or file that a command
 of the model can read. The token opens nothing else.
 
@@ -33,7 +33,11 @@ from . import forward
 from .backend import Upstream
 
 # All that Codex asks of a provider. Whatever else the key may open stays shut.
-_PASSED_ON = frozenset({("POST", "responses"), ("POST", "responses/compact"), ("GET", "models")})
+_PASSED_ON = frozenset(
+    {("POST", "responses"), ("POST", "responses/compact"), ("POST", "chat/completions"), ("GET", "models")}
+)
+# A turn's own requests: Codex's, and those of the bridge's tool loops, which read errors as they are.
+_CODEX, _LOOP = "responses", "chat/completions"
 # An event stream gains nothing from compression, and the text of an error must be readable here.
 _NOT_ASKED = frozenset({"accept-encoding"})
 # Refusals that a second try may turn, besides those from 500 on.
@@ -98,14 +102,14 @@ class Gateway:
             raise Unauthorized("This address is for the Codex of this bridge alone.")
         if (request.method, rest) not in _PASSED_ON:
             raise NotFound(f"The gateway does not pass on {request.method} {rest[:80]!r}.")
-        if rest != "responses":
+        if rest not in (_CODEX, _LOOP):
             lease = replace(lease)  # only how a turn's own requests end is remembered
         lease.failure = None
         try:
             return await self._forward(request, lease, rest)
         except UpstreamFailed as problem:
             lease.failure = _failure(problem)
-            if problem.code == "upstream_timeout" and rest == "responses":
+            if problem.code == "upstream_timeout" and rest == _CODEX:
                 # Silence would be followed by as much silence again: Codex is told to give up.
                 return _failed_response(problem.message, _FINAL_ERROR_CODE)
             return _error_response(problem)
@@ -124,6 +128,8 @@ class Gateway:
             # As above: no second silence.
             if problem.code != "upstream_timeout":
                 return None
+            if rest == _LOOP:
+                return b"\n\ndata: " + _encode_error(problem) + b"\n\n"
             return b"\n\n" + _failed_event(problem.message, _FINAL_ERROR_CODE)
 
         reader = UsageReader()
@@ -140,14 +146,21 @@ async def _refusal(request: Request, answer: ClientResponse, lease: _Lease) -> R
     """Answer what the upstream refused, so that Codex tries again only where that can help."""
     status = answer.head.status
     body = await answer.read_error_text()
-    problem = UpstreamFailed(_describe_refusal(answer, body), code=_refusal_code(status), status=status)
+    wait_s = _read_retry_after(answer)
+    passes = (status >= 500 or status in _RETRIED) and _NO_CREDIT.encode() not in body
+    passes = passes and wait_s <= MAX_RETRY_AFTER_S
+    problem = UpstreamFailed(
+        _describe_refusal(answer, body),
+        code=_refusal_code(status),
+        status=status if status >= 300 else 502,
+        passes=passes,
+        retry_after_s=wait_s,
+    )
     lease.failure = _failure(problem)
     log.warning("%s", problem.message)
     if not request.path.endswith("/responses"):
         return _error_response(problem)
-    wait_s = _read_retry_after(answer)
-    passes = (status >= 500 or status in _RETRIED) and _NO_CREDIT.encode() not in body
-    if not passes or wait_s > MAX_RETRY_AFTER_S:
+    if not passes:
         return _failed_response(problem.message, _FINAL_ERROR_CODE)
     if wait_s:
         return _failed_response(f"{problem.message}. Please try again in {wait_s}s.", _WAITING_ERROR_CODE)
@@ -196,11 +209,15 @@ def _failure(problem: UpstreamFailed) -> Failure:
 
 
 def _error_response(problem: UpstreamFailed) -> Response:
-    """Return an error in the shape of OpenAI's API, which clients know."""
+    return Response(problem.status, _encode_error(problem), (("Content-Type", "application/json"),))
+
+
+def _encode_error(problem: UpstreamFailed) -> bytes:
+    """Return an error in the shape of OpenAI's API, which clients know; `passes`: another try may mend it."""
     error = {"message": problem.message, "type": "codex_bridge_error", "code": problem.code}
-    return Response(
-        problem.status, json_codec.encode({"error": error}), (("Content-Type", "application/json"),)
-    )
+    # Silence would be followed by as much silence again; what broke may hold the next time.
+    passes = problem.code != "upstream_timeout"
+    return json_codec.encode({"error": {**error, "passes": passes, **problem.details}})
 
 
 def _failed_response(message: str, code: str) -> Response:
