@@ -6,7 +6,7 @@ chunk of its own. What is none of it is left out, and an error in the middle of 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import BridgeError, CodexFailed, UpstreamFailed
@@ -31,13 +31,14 @@ class CallPiece:
 
 @dataclass(frozen=True, slots=True)
 class ChatDelta:
-    """What one chunk adds to the answer. `usage` is the upstream's own object."""
+    """What one chunk adds to the answer. `usage` is the upstream's own object, `reasoning_field` where reasoning stood."""
 
     text: str = ""
     reasoning: str = ""
     calls: tuple[CallPiece, ...] = ()
     finish_reason: str | None = None
     usage: Json | None = None
+    reasoning_field: str = field(default="", compare=False)
 
 
 class ChatReader:
@@ -64,11 +65,12 @@ class ChatReader:
             if data == _DONE:
                 self.is_done = True
             elif data:
-                deltas.append(_read_chunk(data))
+                deltas.append(read_chunk(data))
         return deltas
 
 
-def _read_chunk(data: bytes) -> ChatDelta:
+def read_chunk(data: bytes) -> ChatDelta:
+    """Read one chunk, or a whole completion of an upstream that does not stream; raise `UpstreamFailed`."""
     try:
         chunk = json_codec.decode(data)
     except BridgeError:
@@ -85,14 +87,15 @@ def _read_chunk(data: bytes) -> ChatDelta:
     found = choice.get("delta") or choice.get("message")
     delta = found if isinstance(found, dict) else {}
     usage = chunk.get("usage")
-    reasoning = next((delta[name] for name in _REASONING if isinstance(delta.get(name), str)), "")
+    reasoning_field = next((name for name in _REASONING if isinstance(delta.get(name), str)), "")
     finish = choice.get("finish_reason")
     return ChatDelta(
         _read_text(delta.get("content")),
-        reasoning,
+        delta.get(reasoning_field, ""),
         _read_calls(delta.get("tool_calls")),
         finish if isinstance(finish, str) else None,
         usage if isinstance(usage, dict) else None,
+        reasoning_field,
     )
 
 
