@@ -10,8 +10,9 @@ A test gives it a script, a callable that takes one parsed request and returns w
     gate.wait()     # a stream has come to the gate: "first half " is on its way, nothing more
     gate.release()
 
-The same script answers both APIs, each in its own words; `upstream.apis` are those that it has (the other is 404).
-Every request is kept (`upstream.requests`), but GETs, with which the bridge looks whether anybody answers (`upstream.looks`). A stream at a gate notices when its peer leaves
+The same script answers both APIs, each in its own words; `upstream.apis` are those that it has. A request for another
+is refused with `upstream.stray`, and its path kept in `upstream.strays`.
+Every other request is kept (`upstream.requests`), but GETs, with which the bridge looks whether anybody answers (`upstream.looks`). A stream at a gate notices when its peer leaves
 (`request.abandoned`).
 """
 
@@ -141,6 +142,30 @@ def _message(parts: Iterable[Part]) -> Iterator[Step]:
     yield {"type": "response.output_item.done", "output_index": 0, "item": whole}
 
 
+def think(text: str, then: Stream) -> Stream:
+    """Have the model think before it answers."""
+
+    def steps() -> Iterator[Step]:
+        item: Json = {"type": "reasoning", "id": f"rs_{next(_ids)}", "summary": []}
+        place = {"item_id": item["id"], "output_index": 0, "summary_index": 0}
+        part = {"type": "summary_text", "text": ""}
+        first, *others = then.steps()
+        yield first
+        yield {"type": "response.output_item.added", "output_index": 0, "item": item}
+        yield {"type": "response.reasoning_summary_part.added", **place, "part": part}
+        yield {"type": "response.reasoning_summary_text.delta", **place, "delta": text}
+        whole = {**item, "summary": [{"type": "summary_text", "text": text}]}
+        yield {"type": "response.output_item.done", "output_index": 0, "item": whole}
+        yield from others
+
+    return Stream(steps)
+
+
+def calls(*named: tuple[str, Json]) -> Stream:
+    """Have Codex use several tools at once."""
+    return Stream(lambda: [_created(), *(_call(name, arguments) for name, arguments in named), _completed()])
+
+
 def _call(name: str, arguments: Json, **more: str) -> Step:
     item = {
         "type": "function_call",
@@ -240,7 +265,10 @@ class Request:
         if self._last_user < 0:
             return ""
         content = self.input[self._last_user]["content"]
-        return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+        if not isinstance(content, str):
+            return "".join(part.get("text", "") for part in content)
+        # In a chat request Codex's own words are in the same message.
+        return content.rpartition("</environment_context>\n\n")[2]
 
     @property
     def outputs(self) -> list[Any]:
@@ -272,6 +300,8 @@ class ChatWords:
         item = step.get("item", {})
         if step["type"] == "response.output_text.delta":
             yield self._chunk({"content": step["delta"]})
+        elif step["type"] == "response.reasoning_summary_text.delta":
+            yield self._chunk({"reasoning_content": step["delta"]})
         elif step["type"] == "response.output_item.done" and item["type"] == "function_call":
             index, self._calls = self._calls, self._calls + 1
             named = {"name": item["name"], "arguments": ""}
@@ -336,7 +366,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         request = self._take()
         if not request.path.endswith(self.server.upstream.apis):
-            return self._fail(Failure(404, f"there is no {request.path} here"))
+            self.server.upstream.strays.append(request.path)
+            return self._fail(self.server.upstream.stray)
+        self.server.upstream.keep(request)
         answer = self.server.upstream.script(request)
         if isinstance(answer, Gate):
             if not answer.hold(self.connection):
@@ -357,9 +389,7 @@ class _Handler(BaseHTTPRequestHandler):
         raw = self._read_body()
         body = json.loads(raw) if raw else {}
         headers = {name.lower(): value for name, value in self.headers.items()}
-        request = Request(self.command, self.path, headers, raw, body)
-        self.server.upstream.keep(request)
-        return request
+        return Request(self.command, self.path, headers, raw, body)
 
     def _read_body(self) -> bytes:
         if self.headers.get("transfer-encoding") is None:
@@ -433,6 +463,8 @@ class Upstream:
     def __init__(self) -> None:
         self.script: Script = rounds(say("Hello."))
         self.apis: tuple[str, ...] = ("/responses", "/responses/compact", "/chat/completions")
+        self.stray = Failure(404, "there is no such address here")
+        self.strays: list[str] = []
         self.requests: list[Request] = []
         self.looks: list[str] = []
         self.errors: list[BaseException | None] = []
