@@ -14,7 +14,7 @@ Most has a counterpart. What differs:
 
 from __future__ import annotations
 
-import hashlib
+import binascii
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -187,8 +187,8 @@ def _unique(wanted: str, taken: set[str]) -> str:
     """Return a name that chat takes and that nobody has, the same for the same tools."""
     name = _NOT_IN_A_NAME.sub("_", wanted) or "tool"
     if len(name) > MAX_TOOL_NAME_CHARACTERS:
-        digest = hashlib.sha256(wanted.encode(errors="replace")).hexdigest()[:8]
-        name = f"{name[: MAX_TOOL_NAME_CHARACTERS - 9]}_{digest}"
+        checksum = binascii.crc32(wanted.encode(errors="replace"))
+        name = f"{name[: MAX_TOOL_NAME_CHARACTERS - 9]}_{checksum:08x}"
     number, base = 1, name
     while name in taken:
         number += 1

@@ -87,7 +87,7 @@ class WireBook:
         if known is not None and known.wire is wire and _age(known) <= WIRE_RECHECK_S:
             return
         self._known[place] = _Known(wire, _now(), known.reasoning_field if known else None)
-        if wire is WireApi.CHAT_COMPLETIONS:
+        if wire is WireApi.CHAT_COMPLETIONS and (known is None or known.wire is not wire):
             log.info("Codex's requests reach %s%s as chat completions", *place)
 
     def forget(self, upstream: Upstream, wire: WireApi) -> None:
