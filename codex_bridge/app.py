@@ -26,14 +26,17 @@ from .api.runtime_config import RuntimeConfigRoutes
 from .api.sessions import SessionRoutes
 from .api.status import StatusRoutes
 from .api.stream import StreamRoutes
+from .api.tools import ToolRoutes
 from .config import Config
 from .errors import ConfigError, StartFailed, StoreFailed
-from .limits import CLOSE_GRACE_S, DOCTOR_WAIT_S, SHORT_TOKEN_CHARACTERS
+from .limits import CLOSE_GRACE_S, CODEX_IDLE_TIMEOUT_MS, DOCTOR_WAIT_S, SHORT_TOKEN_CHARACTERS
 from .model import Latitude
-from .runtime import Runtime, Sandbox
+from .runtime import ExecutionClass, Runtime, Sandbox
 from .runtimes.accounts import AppServerAccounts
 from .runtimes.app_server import AppServerRuntime, BriefSandbox
 from .runtimes.by_class import ClassRuntime
+from .runtimes.model_tools import ModelTools
+from .runtimes.tool_loop import ToolLoopRuntime
 from .services.approvals import Approvals
 from .services.backend import ProviderSettings, chosen_class
 from .services.device_auth import DeviceAuth
@@ -47,11 +50,13 @@ from .services.retention import Keep, Retention
 from .services.runtime_config import RuntimeConfig
 from .services.sandbox import SandboxCheck
 from .services.sessions import SessionService
+from .services.tools import HostTools
 from .services.transcript import Transcript
 from .services.turn_player import TurnPlayer
 from .services.turns import TurnService
 from .store.schema import MIGRATIONS
 from .workspace.paths import WorkspaceRoots
+from .workspace.programs import find_programs
 from .workspace.scratch import (
     clear_after_bridge,
     clear_after_bridges,
@@ -60,6 +65,7 @@ from .workspace.scratch import (
     remove_scratch,
 )
 from .workspace.state_dir import StateDirectory
+from .workspace.tools import Tools
 
 Result = TypeVar("Result")
 
@@ -95,32 +101,33 @@ class Bridge:
         self._app_server = AppServerRuntime(config.codex_bin, self._environ, grace_s)
         native: Runtime = self._app_server
         sandbox: Sandbox = self._app_server
+        # What is stopped at the end.
+        self._runtimes: set[Runtime | BriefSandbox] = {self._app_server}
         if config.runtime_kind == "exec":
             from .runtimes.exec import ExecRuntime  # late: few starts need it
 
             native = ExecRuntime(config.codex_bin, self._environ, grace_s)
-            sandbox = BriefSandbox(config.codex_bin, self._environ)
-        self._runtimes = {native, self._app_server}
-        self._runtime = ClassRuntime(native, {})
+            brief = BriefSandbox(config.codex_bin, self._environ)
+            self._runtimes.add(brief)
+            sandbox = brief
+        self._runtimes.add(native)
         self._sandbox = SandboxCheck(config.codex_bin, sandbox, config.sandbox_mode)
+        self._programs = find_programs(self._environ, config.codex_bin)
+        tools = Tools(sandbox, self._programs["ripgrep"], self._programs["git"])
+        self._runtime = ClassRuntime(native, self._make_loops(tools))
+        self._host_tools = HostTools(tools, self._sandbox)
         self._device_auth = DeviceAuth(
             AppServerAccounts(self._app_server, self._environ),
             runtime_config.auth_state,
             config.device_login_timeout_ms / 1000,
         )
-        self._preflight = Preflight(
-            config.codex_bin,
-            self._environ,
-            self._sandbox,
-            self._device_auth,
-            self._client,
-            lambda: runtime_config.backend,
-        )
+        self._preflight = self._make_preflight(runtime_config)
         self._executor = TurnExecutor(config.max_concurrent_turns, config.max_queued_turns)
         self._database = Database(os.path.join(config.state_dir, _DATABASE), MIGRATIONS)
         self._recorder = Recorder(self._database)
         self._latitude = _latitude(config)
         self._sessions = SessionService(self._database, self._recorder, self._latitude)
+        self._sessions.on_forget = self._host_tools.end_session
         self._transcript = Transcript(self._recorder)
         self._approvals = Approvals(
             self._database, self._recorder, self._transcript, config.approval_timeout_ms / 1000
@@ -129,6 +136,27 @@ class Bridge:
         self._retention = self._make_retention()
         router = self._make_router(roots, runtime_config)
         self._server = HttpServer(router.handle, replies.failure)
+
+    def _make_preflight(self, runtime_config: RuntimeConfig) -> Preflight:
+        return Preflight(
+            self._config.codex_bin,
+            self._environ,
+            self._sandbox,
+            self._device_auth,
+            self._client,
+            lambda: runtime_config.backend,
+        )
+
+    def _make_loops(self, tools: Tools) -> dict[ExecutionClass, Runtime]:
+        """Return the runtimes of the classes whose turns the bridge plays itself; they are stopped at the end."""
+        loops: dict[ExecutionClass, Runtime] = {}
+        for execution_class, dialect in ((ExecutionClass.MODEL_TOOLS, ModelTools()),):
+            # To the gateway, on loopback: it watches the upstream for silence, and nobody has to watch it.
+            patience_s = CODEX_IDLE_TIMEOUT_MS / 1000
+            client = HttpClient(self._config.upstream_connect_timeout_ms / 1000, patience_s, patience_s)
+            loops[execution_class] = ToolLoopRuntime(dialect, tools, client)
+        self._runtimes.update(loops.values())
+        return loops
 
     def _make_retention(self) -> Retention:
         config = self._config
@@ -191,12 +219,14 @@ class Bridge:
         messages = MessageRoutes(self._sessions, self._turns, self._executor, keys)
         approvals = ApprovalRoutes(self._sessions, self._approvals)
         self._streams = StreamRoutes(self._sessions)
+        tools = ToolRoutes(self._sessions, self._host_tools, self._programs)
         proxy = ProxyRoutes(self._client, runtime_config)
         routes = [
             Route("GET", "/health", status.health, is_open=True),
             Route("GET", "/runtime/info", status.info),
             Route("GET", "/runtime/config", configuration.read),
             Route("POST", "/runtime/config", configuration.update),
+            Route("GET", "/runtime/tools", tools.list),
             Route("GET", "/auth/device", auth.device),
             Route("GET", "/auth/status", auth.status),
             Route("POST", "/auth/logout", auth.logout),
@@ -209,6 +239,7 @@ class Bridge:
             Route("GET", "/chat/sessions/:id/stream", self._streams.stream),
             Route("POST", "/chat/sessions/:id/messages", messages.send, starts_work=True),
             Route("POST", "/chat/sessions/:id/interrupt", messages.interrupt),
+            Route("POST", "/chat/sessions/:id/tools/:name", tools.run, starts_work=True),
             Route("GET", "/chat/sessions/:id/approvals", approvals.list),
             Route("POST", "/chat/sessions/:id/approvals", approvals.answer),
             Route("*", "/v1/*", proxy.forward, takes_any_body=True, starts_work=True),
@@ -306,7 +337,7 @@ class Bridge:
     @property
     def is_busy(self) -> bool:
         """Whether a drain has something to wait for."""
-        return self._executor.is_busy or self._server.answering > 0
+        return self._executor.is_busy or self._host_tools.is_busy or self._server.answering > 0
 
     def describe_work(self) -> str:
         """Say for a person how much is under way."""
@@ -317,13 +348,16 @@ class Bridge:
     async def drain(self) -> None:
         """Take no new work, and return when nothing runs any more: no turn, and no request. Streams go on."""
         await self._turns.drain()
+        await self._host_tools.drain()
         await self._server.finish_requests()
 
     async def stop(self) -> None:
         """Refuse new work, interrupt turns, end Codex, close every connection. Also after half a start."""
         if self._is_listening:
             log.info("stopping")
-        await self._turns.stop(self._config.shutdown_timeout_ms / 1000)
+        await asyncio.gather(
+            self._host_tools.stop(), self._turns.stop(self._config.shutdown_timeout_ms / 1000)
+        )
         self._server.stop_accepting()
         await self._recorder.settle()  # the streams hear of the turns' ends when they are stored
         self._streams.stop()

@@ -204,7 +204,10 @@ MAX_LOADED_THREADS = 32
 # After Codex's death, for its last output; a grandchild may hold the pipe for ever.
 LAST_OUTPUT_S = 1.0
 # What is kept of each stream of a command that the bridge runs: more is no answer that anybody reads.
-MAX_COMMAND_OUTPUT_BYTES = MIB
+MAX_COMMAND_OUTPUT_BYTES = 4 * MIB
+# With `codex exec`, how long an app-server that ran a command is kept for the next one: a start costs 0.3 s, and rest
+# 140 MB.
+SANDBOX_REST_S = 10.0
 # Retries that Codex makes after a broken stream or an upstream that is busy, about 1 s apart.
 STREAM_RETRIES = 4
 # `codex --version` answers at once, and the protocol is printed in 50 ms; a binary that does not is not Codex.
@@ -292,9 +295,62 @@ DEFAULT_COMMAND_TIMEOUT_MS = 60_000
 MAX_COMMAND_TIMEOUT_MS = 600_000
 # What fits into a request's body beside the rest.
 MAX_PATCH_CHARACTERS = MIB
+# When a turn is interrupted, what a tool still does with files ends within milliseconds; a disk that hangs does not.
+TOOL_END_S = 2.0
+# Of a command's output, a third from its begin and the rest from its end: what a model reads of one step.
+MAX_TOOL_OUTPUT_CHARACTERS = 48 * KIB
+# git answers within a second also in large repositories; a cold disk needs longer.
+GIT_TIMEOUT_S = 30.0
+# More changed files are no news but a mistake, such as a build directory that is not ignored.
+MAX_STATUS_FILES = 2000
+# Longer diffs are read by file.
+MAX_DIFF_CHARACTERS = 256 * KIB
+# Tools that hosts run at once, each a process or a thread of this machine.
+MAX_HOST_TOOLS = 16
+# Of a hunk that does not fit, in an error: enough to see which one it is.
+MAX_TOLD_HUNK_CHARACTERS = 1000
+# Around a change in a diff, as git shows it.
+DIFF_CONTEXT_LINES = 3
+# Lines that are compared each with each for a diff: some tenths of a second in the worst case.
+MAX_DIFFED_LINES = 2000
 
 # The tool loop ------------------------------------------------------------------------------------
 # The question that a person is asked: a sentence or two.
 MAX_JUSTIFICATION_CHARACTERS = 1000
-# Of a tool's result for a model: about 10,000 tokens. The tools have pages for more.
-MAX_TOOL_RESULT_CHARACTERS = 40_000
+# Of a tool's result for a model: about 15,000 tokens; what is told of a command fits. The tools have pages for more.
+MAX_TOOL_RESULT_CHARACTERS = 60_000
+# Steps of a turn, a model request each: a long task takes some dozens, a model that goes in circles all of them.
+MAX_TURN_STEPS = 100
+# Calls of a turn: some models make dozens at once.
+MAX_TURN_CALLS = 500
+# Tokens of a turn: all steps with a conversation of usual length. A loop gone wild must not cost a fortune.
+MAX_TURN_TOKENS = 10_000_000
+# Answers in a row that cannot be used: who does not find the form by then does not find it.
+MAX_CORRECTIONS = 3
+# Of one answer, with what was thought before it: a longer one repeats itself.
+MAX_MODEL_ANSWER_CHARACTERS = 4_000_000
+# What a model is told at most: about 100,000 tokens, which most can read. One that says it is too long gets half.
+MAX_CONVERSATION_CHARACTERS = 400_000
+# What an image counts in that: about 1000 tokens, however many bytes it has.
+IMAGE_CHARACTERS = 4_000
+# What stays of the newest results where nothing else can be left out.
+MIN_TRIMMED_RESULT_CHARACTERS = 2_000
+# A conversation that was halved so often and is still too long for a model will not fit.
+MAX_HALVINGS = 4
+# The wait before a request is tried again, doubled each time; an upstream may ask for a longer one.
+RETRY_DELAY_S = 0.5
+# What the upstreams' APIs take of one image, and all of a message together.
+MAX_IMAGE_BYTES = 20 * MIB
+MAX_IMAGES_BYTES = 40 * MIB
+# What a person has accepted for a session; the oldest is asked for again.
+MAX_ACCEPTED = 1000
+# Texts of a tool's result that are told with it are short ones; the item has the long.
+MAX_TOLD_TEXT_CHARACTERS = 200
+
+# Reading intent out of text -----------------------------------------------------------------------
+# The longest patch, escaped in JSON: a block that is longer is text.
+MAX_ACTION_CHARACTERS = 2 * MIB
+# Blocks of one answer that are read for tool calls, and calls that are made of them: nobody plans further ahead.
+MAX_ACTIONS = 50
+# A line that may begin a block is held back so long; no mark is longer.
+MAX_MARK_CHARACTERS = 100

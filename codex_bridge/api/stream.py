@@ -12,7 +12,7 @@ from ..services.live import LiveSession
 from ..services.sessions import SessionService
 from . import fields
 
-_HEADERS = (
+EVENT_STREAM_HEADERS = (
     ("Content-Type", "text/event-stream; charset=utf-8"),
     ("Cache-Control", "no-store"),
     # nginx would gather events before it passes them on.
@@ -38,7 +38,7 @@ class StreamRoutes:
         query = fields.query_fields(request, frozenset({"after"}))
         last_id = sse.parse_event_id(request.header("last-event-id") or query.get("after"))
         return StreamResponse(
-            200, _HEADERS, lambda stream: self._serve(stream, live, last_id), until_close=True
+            200, EVENT_STREAM_HEADERS, lambda stream: self._serve(stream, live, last_id), until_close=True
         )
 
     async def _serve(self, stream: Stream, live: LiveSession, last_id: tuple[str, int] | None) -> None:

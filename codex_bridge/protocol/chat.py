@@ -6,6 +6,7 @@ chunk of its own. What is none of it is left out, and an error in the middle of 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,12 @@ from .jsonrpc import LineSplitter
 
 Json = dict[str, Any]
 _DONE = b"[DONE]"
+# How OpenAI, vLLM, llama.cpp, Ollama and others say that a conversation is too long.
+_TOO_LONG = re.compile(
+    r"context[ _](?:length|window|size|limit)|maximum context|prompt is too long|too many tokens|input is too long"
+    r"|n_ctx|maximum (?:input |prompt )?length|reduce the length",
+    re.IGNORECASE,
+)
 # Where upstreams put what a model thinks before it answers.
 _REASONING = ("reasoning_content", "reasoning")
 
@@ -87,7 +94,9 @@ def read_chunk(data: bytes) -> ChatDelta:
     found = choice.get("delta") or choice.get("message")
     delta = found if isinstance(found, dict) else {}
     usage = chunk.get("usage")
-    reasoning_field = next((name for name in _REASONING if isinstance(delta.get(name), str)), "")
+    reasoning_field = next(
+        (name for name in _REASONING if delta.get(name) and isinstance(delta[name], str)), ""
+    )
     finish = choice.get("finish_reason")
     return ChatDelta(
         _read_text(delta.get("content")),
@@ -105,6 +114,11 @@ def error_message(value: Any) -> str:
         if isinstance(value, dict) and key in value:
             value = value[key]
     return value if isinstance(value, str) else json_codec.encode(value).decode()
+
+
+def is_too_long(message: str) -> bool:
+    """Say whether an upstream's error means that the conversation is longer than the model can read."""
+    return _TOO_LONG.search(message) is not None
 
 
 def _read_text(content: Any) -> str:

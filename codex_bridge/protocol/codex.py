@@ -5,6 +5,7 @@ Measured with Codex 0.163 and 0.169; `codex app-server generate-json-schema --ex
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 from collections.abc import Mapping
@@ -54,14 +55,24 @@ OVERRIDES = (
 
 NOT_FOUND = "No Codex was found: set CODEX_BIN, install the Python package openai-codex-cli-bin, or put codex on the PATH."
 
+UNSANDBOXED = "danger-full-access"
+
 # The same modes as `thread/start` names, in the other spelling that Codex has for them.
 _SANDBOX_POLICIES: dict[str, dict[str, Any]] = {
     "workspace-write": {
         "type": "workspaceWrite", "networkAccess": False, "excludeSlashTmp": True,
     },
     "read-only": {"type": "readOnly", "networkAccess": False},
-    "danger-full-access": {"type": "dangerFullAccess"},
+    UNSANDBOXED: {"type": "dangerFullAccess"},
 }  # fmt: skip
+
+# The notification of what a command of `command/exec` writes; it bears no thread.
+COMMAND_OUTPUT = "command/exec/outputDelta"
+OUTPUT_STREAMS = ("stdout", "stderr")
+# The variable that tells the processes of one command outside of the sandbox.
+COMMAND_MARK = "CODEX_BRIDGE_COMMAND"
+# Measured: 124 when Codex's time for a command is over, 137 after `command/exec/terminate`.
+ENDED_BY_FORCE = frozenset({124, 137})
 
 # The approval policy with which Codex asks nothing.
 _NEVER = "never"
@@ -190,18 +201,26 @@ def _user_input(text: str, images: tuple[str, ...]) -> list[dict[str, Any]]:
     return [{"type": "text", "text": text}, *({"type": "localImage", "path": path} for path in images)]
 
 
-def command_params(command: Command) -> dict[str, Any]:
+def command_params(command: Command, process_id: str, environ: Mapping[str, str]) -> dict[str, Any]:
     """Return the params of `command/exec`: one command in the sandbox that a turn's commands have.
 
-    Measured: `cwd` alone does not make a directory writable, while that of the app-server itself always is.
+    Measured: `cwd` alone does not make a directory writable, while that of the app-server itself always is; standard
+    input is empty; a stream that has exactly as many bytes as its cap counts as cut, so one more is asked for.
     """
     policy = dict(_SANDBOX_POLICIES[command.sandbox_mode])
     if command.sandbox_mode == "workspace-write":
         policy["writableRoots"] = [command.root]
     return {
         "command": list(command.argv), "cwd": command.cwd or command.root, "timeoutMs": int(command.timeout_s * 1000),
-        "sandboxPolicy": policy, "env": dict(command.environ), "outputBytesCap": command.max_output_bytes,
+        "sandboxPolicy": policy, "outputBytesCap": command.max_output_bytes + 1,
+        "env": {**dict.fromkeys(_NOT_FOR_COMMANDS), **command.environ, **environ},
+        "processId": process_id, "streamStdoutStderr": True,
     }  # fmt: skip
+
+
+def parse_command_output(params: dict[str, Any]) -> tuple[str, str, bytes]:
+    """Read `command/exec/outputDelta`: the command's id, the stream, and what it wrote."""
+    return params["processId"], params["stream"], base64.b64decode(params["deltaBase64"])
 
 
 def interrupt_params(thread_id: str, turn_id: str) -> dict[str, Any]:
@@ -264,11 +283,11 @@ _EVENTS = {
 # What the bridge calls and is asked; with the notifications it hears, all names it needs of the protocol.
 _CALLS = (
     "initialize", "thread/start", "thread/resume", "thread/unsubscribe", "thread/backgroundTerminals/clean",
-    "turn/start", "turn/steer", "turn/interrupt", "command/exec",
+    "turn/start", "turn/steer", "turn/interrupt", "command/exec", "command/exec/terminate",
     "account/read", "account/login/start", "account/login/cancel", "account/logout",
 )  # fmt: skip
 NAMES = (
-    *_CALLS, *codex_requests.APPROVALS, *_EVENTS, "turn/completed", "thread/closed", "serverRequest/resolved",
+    *_CALLS, *codex_requests.APPROVALS, *_EVENTS, "turn/completed", "thread/closed", "serverRequest/resolved", COMMAND_OUTPUT,
     "account/login/completed", "account/updated",
 )  # fmt: skip
 

@@ -60,16 +60,28 @@ class ToolSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class FileEdit:
+    """What became of a file's text, None where there is no file, and where it was moved. Paths are relative."""
+
+    path: str
+    before: str | None
+    after: str | None
+    new_path: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ToolResult:
     """What a tool answers: its data, or an error with a code. `limits` are those that cut the data short.
 
-    `diffs` are the changes to files, one for each, in the shape of the `changes` of Codex's item `fileChange`.
+    `diffs` are the changes to files, one for each, in the shape of the `changes` of Codex's item `fileChange`; `edits`
+    are the same with the whole texts, of which a turn's diff is made.
     """
 
     data: Json | None = None
     error: Json | None = None
     limits: tuple[Json, ...] = ()
     diffs: tuple[Json, ...] = field(default=())
+    edits: tuple[FileEdit, ...] = field(default=(), repr=False)
 
     @property
     def is_ok(self) -> bool:

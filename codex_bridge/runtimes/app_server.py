@@ -13,7 +13,7 @@ from typing import Any
 
 from .. import log
 from ..errors import CodexFailed, Conflict
-from ..limits import CALL_TIMEOUT_S, INTERRUPT_GRACE_S
+from ..limits import CALL_TIMEOUT_S, INTERRUPT_GRACE_S, SANDBOX_REST_S
 from ..model import new_id
 from ..protocol import codex, json_codec
 from ..runtime import (
@@ -30,6 +30,7 @@ from ..runtime import (
 )
 from ..workspace.scratch import keep_scratch
 from .app_server_child import AppServerChild
+from .app_server_command import SandboxCommand
 from .app_server_run import Run
 from .supervisor import Supervisor
 
@@ -169,12 +170,9 @@ class AppServerRuntime:
 
     async def run_command(self, command: Command, on_output: OnOutput | None = None) -> CommandResult:
         """Run one command in the sandbox; see `Sandbox`."""
-        params = codex.command_params(command)
-        result = await self.call("command/exec", params, timeout_s=command.timeout_s + CALL_TIMEOUT_S)
-        try:
-            return CommandResult(result["exitCode"], result["stdout"], result["stderr"])
-        except KeyError as problem:
-            raise CodexFailed(f"Codex's answer to command/exec has no {problem}.") from None
+        keep_scratch(self._environ["TMPDIR"])
+        child = await self._supervisor.ready_child()
+        return await SandboxCommand(command, on_output).run(child, self._interrupt_grace_s)
 
     def follow_account(
         self, on_event: Callable[[AccountEvent], None], is_login_pending: Callable[[], bool]
@@ -210,16 +208,43 @@ class AppServerRuntime:
 
 
 class BriefSandbox:
-    """Implements the port `Sandbox` where no app-server is kept: it lives as long as the command."""
+    """Implements the port `Sandbox` where no app-server is kept: it lives as long as commands follow each other closely."""
 
-    def __init__(self, command: str | None, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self, command: str | None, environ: Mapping[str, str], rest_s: float = SANDBOX_REST_S
+    ) -> None:
         self._command = command
         self._environ = environ
+        self._rest_s = rest_s
+        self._server: AppServerRuntime | None = None
+        self._uses = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._stopping: set[asyncio.Task[None]] = set()
 
     async def run_command(self, command: Command, on_output: OnOutput | None = None) -> CommandResult:
         """Run one command in the sandbox; see `Sandbox`."""
-        server = AppServerRuntime(self._command, self._environ)
+        if self._timer is not None:
+            self._timer.cancel()
+        server = self._server = self._server or AppServerRuntime(self._command, self._environ)
+        self._uses += 1
         try:
             return await server.run_command(command, on_output)
         finally:
-            await server.stop()
+            self._uses -= 1
+            if not self._uses and self._server is not None:
+                self._timer = asyncio.get_running_loop().call_later(self._rest_s, self._let_go)
+
+    async def stop(self) -> None:
+        """End the app-server, and what runs on it."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._let_go()
+        if self._stopping:
+            await asyncio.wait(self._stopping)
+
+    def _let_go(self) -> None:
+        server, self._server = self._server, None
+        if server is not None:
+            stopping = asyncio.create_task(server.stop(), name="end of the sandbox's codex")
+            self._stopping.add(stopping)
+            stopping.add_done_callback(self._stopping.discard)

@@ -21,6 +21,9 @@ from ..runtime import AccountEvent
 from .app_server_client import AppServerClient, RequestId
 from .app_server_run import Run
 
+# Told the stream of a command, stdout or stderr, and the bytes that it has written there.
+OnBytes = Callable[[str, bytes], None]
+
 
 class AppServerChild:
     """A child. `on_exit` is called at its end, `on_rest` when something that used it has ended."""
@@ -42,6 +45,8 @@ class AppServerChild:
         self._uses = 0
         # The turns on it, by thread.
         self._runs: dict[str, Run] = {}
+        # The commands outside of turns: who is told what each writes, by the id that Codex knows it by.
+        self._commands: dict[str, OnBytes] = {}
         # Threads that it holds, the one used last at the end, each with what it was opened for.
         self._loaded: OrderedDict[str, _Opened] = OrderedDict()
         # Threads that it is closing: until it has, nobody may resume them.
@@ -89,6 +94,15 @@ class AppServerChild:
             self._uses -= 1
             self._on_rest(self)
 
+    @contextmanager
+    def hearing(self, process_id: str, on_bytes: OnBytes) -> Iterator[None]:
+        """Tell what a command writes meanwhile."""
+        self._commands[process_id] = on_bytes
+        try:
+            yield
+        finally:
+            del self._commands[process_id]
+
     async def call(
         self,
         method: str,
@@ -100,12 +114,17 @@ class AppServerChild:
         """Call a method; see `AppServerClient.call`."""
         return await self._client.call(method, params, on_result=on_result, timeout_s=timeout_s)
 
+    def send(self, method: str, params: dict[str, Any]) -> None:
+        """Call a method whose answer nobody waits for."""
+        self._client.send(method, params)
+
     def describe(self) -> dict[str, Any]:
         """Return what `/runtime/info` tells of one child."""
         return {
             "pid": self.pid,
             "version": self.version,
             "turns": len(self._runs),
+            "commands": len(self._commands),
             "loaded_threads": len(self._loaded),
         }
 
@@ -120,6 +139,11 @@ class AppServerChild:
 
     def _on_notification(self, method: str, params: dict[str, Any]) -> None:
         thread_id = params.get("threadId")
+        if method == codex.COMMAND_OUTPUT:
+            process_id, stream, data = codex.parse_command_output(params)
+            if process_id in self._commands:
+                self._commands[process_id](stream, data)
+            return
         if thread_id is None:
             event = codex.to_account_event(method, params)
             if event is not None:

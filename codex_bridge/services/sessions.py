@@ -47,6 +47,8 @@ class SessionService:
         self._count = 0
         # Told that there is something to clear up.
         self.on_delete: Callable[[], None] = lambda: None
+        # Called with a session that was deleted while it was in memory: what runs in it ends.
+        self.on_forget: Callable[[LiveSession], None] = lambda live: None
 
     async def open(self) -> None:
         """Learn how many sessions there are; call it once, before all else."""
@@ -205,6 +207,7 @@ class SessionService:
         self._live.pop(live.session.id, None)
         self._kept.pop(live.session.id, None)
         live.log.close()
+        self.on_forget(live)
         return True
 
     async def _load(self, session_id: str) -> LiveSession:

@@ -38,7 +38,7 @@ _CODEX_ITSELF = frozenset(
     {"codex_exited", "codex_stuck", "codex_unavailable", "workspace_moved", "sandbox_unavailable"}
     | {"approvals_unavailable"}
 )
-_MOVED = Failure("The session's workspace is gone, or has become a link to another place.", "workspace_moved")
+MOVED = Failure("The session's workspace is gone, or has become a link to another place.", "workspace_moved")
 _UNASKED = Failure(
     "Nothing may be done in this session without asking, and this bridge asks nobody: by CODEX_APPROVAL_POLICY=never, "
     "or because CODEX_RUNTIME_KIND=exec cannot.",
@@ -200,7 +200,7 @@ class TurnPlayer:
     async def _find_obstacle(self, turn: Turn) -> Failure | None:
         """Return what must keep the turn from running."""
         if not is_unmoved(turn.live.session.workspace_root):
-            return _MOVED
+            return MOVED
         session = turn.live.session
         if session.approval_policy == STRICTEST_POLICY and not self._asks:
             return _UNASKED

@@ -2,37 +2,67 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-from ..protocol.tools import ToolResult
+from ..errors import CodexFailed
+from ..protocol.tools import ToolResult, refusal
 from ..runtime import OnOutput, Sandbox
+from .commands import run_command
+from .edits import Edits
+from .files import list_files, read_file
+from .git import Git
+from .place import Place as Place
+from .place import Refused
+from .search import Search
 
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where tools work: the real path of the workspace, and how far its commands and edits may go."""
-
-    root: str
-    sandbox_mode: str
+Json = dict[str, Any]
+Runner = Callable[[Json, Place, OnOutput | None], Awaitable[ToolResult]]
 
 
 class Tools:
-    """Runs the tools of `protocol.tools.TOOLS`."""
+    """Runs the tools of `protocol.tools.TOOLS`. `rg` and `git` are the paths of these programs, where they are."""
 
-    def __init__(self, sandbox: Sandbox) -> None:
-        self._sandbox = sandbox
+    def __init__(self, sandbox: Sandbox, rg: str | None = None, git: str | None = None) -> None:
+        self._git = Git(sandbox, git)
+        self._edits = Edits()
+        search = Search(rg)
+        self._runners: dict[str, Runner] = {
+            "list_files": lambda arguments, place, _: list_files(arguments, place),
+            "read_file": lambda arguments, place, _: read_file(arguments, place),
+            "search_text": lambda arguments, place, _: search.run(arguments, place),
+            "run_command": lambda arguments, place, on_output: run_command(
+                sandbox, arguments, place, on_output
+            ),
+            "git_status": lambda arguments, place, _: self._git.status(arguments, place),
+            "git_log": lambda arguments, place, _: self._git.log(arguments, place),
+            "git_diff": lambda arguments, place, _: self._git.diff(arguments, place),
+            "apply_patch": lambda arguments, place, _: self._edits.apply(arguments, place),
+        }
 
     async def run(
-        self, name: str, arguments: dict[str, Any], place: Place, on_output: OnOutput | None = None
+        self, name: str, arguments: Json, place: Place, on_output: OnOutput | None = None
     ) -> ToolResult:
         """Run a tool with input that `check_input` has passed.
 
         What goes wrong is the result's `error`. When whoever waits is cancelled, a command is ended. `on_output` is told
         what `run_command` writes, as it comes.
         """
-        raise NotImplementedError(name)
+        try:
+            return await self._runners[name](arguments, place, on_output)
+        except Refused as refused:
+            return refused.to_result()
+        except CodexFailed as problem:
+            return refusal(problem.code, problem.message)
 
-    async def preview(self, name: str, arguments: dict[str, Any], place: Place) -> ToolResult:
-        """Return what `apply_patch` would change (`diffs`), or why it could not, and write nothing: for an approval."""
-        raise NotImplementedError(name)
+    async def preview(self, name: str, arguments: Json, place: Place) -> ToolResult:
+        """Return what `apply_patch` would change (`diffs`), or why it could not, and write nothing: for an approval.
+
+        Any other tool has nothing to show before it has run.
+        """
+        if name != "apply_patch":
+            return ToolResult(data={})
+        try:
+            return await self._edits.preview(arguments, place)
+        except Refused as refused:
+            return refused.to_result()

@@ -17,6 +17,7 @@ from tests.support.upstream import (
     add,
     call,
     calls,
+    crowded,
     patch,
     rounds,
     run,
@@ -226,6 +227,17 @@ def test_the_conversation_survives_its_codex(bridge: BridgeFactory, upstream: Up
     answered = [message["tool_call_id"] for message in request.input if message["role"] == "tool"]
     assert called == answered
     assert len(called) == 3
+
+
+def test_a_long_conversation_is_summed_up(bridge: BridgeFactory, upstream: Upstream) -> None:
+    answers = iter([crowded(run("true")), say("So far nothing was done."), say("Done.")])
+    upstream.script = lambda request: next(answers)
+    one = bridge()
+    session_id, stream = play(one)
+    assert items(stream.events, "contextCompaction")
+    assert "So far nothing was done." in upstream.requests[2].conversation
+    assert upstream.requests[2].outputs == []
+    assert one.session(session_id)["messages"][-1]["text"] == "Done."
 
 
 def test_an_interrupt_ends_the_upstreams_work(bridge: BridgeFactory, upstream: Upstream) -> None:

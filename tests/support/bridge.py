@@ -313,6 +313,13 @@ class Bridge:
         self._streams.append(stream)
         return stream
 
+    def post_stream(self, path: str, body: object = None) -> Stream:
+        """POST a JSON body, and read the answer as an event stream."""
+        encoded = json.dumps({} if body is None else body).encode()
+        stream = Stream(self.port, path, {"Content-Type": "application/json"}, encoded)
+        self._streams.append(stream)
+        return stream
+
     def ready_stream(self, session_id: str) -> Stream:
         """Open a fresh stream and wait for its `session.ready`."""
         stream = self.stream(session_id)

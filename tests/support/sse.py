@@ -76,19 +76,19 @@ def _parse(block: str) -> Event | None:
     if not fields["data"]:
         return None
     name = fields["event"][0]
-    event_id = "" if name == LAST_EVENT and not fields["id"] else fields["id"][0]
-    return Event(event_id, name, json.loads("\n".join(fields["data"])))
+    return Event((fields["id"] or [""])[0], name, json.loads("\n".join(fields["data"])))
 
 
 class Stream:
     """One connection to an event stream. `events` is all that came; `until` goes forward through it."""
 
-    def __init__(self, port: int, path: str, headers: Mapping[str, str]) -> None:
+    def __init__(self, port: int, path: str, headers: Mapping[str, str], body: bytes | None = None) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=4 * BOUND_S)
         self._connection.connect()
         self._socket: socket.socket = self._connection.sock
         try:
-            self._connection.request("GET", path, headers={"Accept": "text/event-stream", **headers})
+            method = "GET" if body is None else "POST"
+            self._connection.request(method, path, body, {"Accept": "text/event-stream", **headers})
             self._response = self._connection.getresponse()
         except (OSError, http.client.HTTPException):
             self._connection.close()

@@ -123,8 +123,8 @@ def _created() -> Json:
     return {"type": "response.created", "response": {"id": f"resp_{next(_ids)}"}}
 
 
-def _completed() -> Json:
-    return {"type": "response.completed", "response": {"id": f"resp_{next(_ids)}", "usage": USAGE}}
+def _completed(usage: Json = USAGE) -> Json:
+    return {"type": "response.completed", "response": {"id": f"resp_{next(_ids)}", "usage": usage}}
 
 
 def _message(parts: Iterable[Part]) -> Iterator[Step]:
@@ -161,9 +161,10 @@ def think(text: str, then: Stream) -> Stream:
     return Stream(steps)
 
 
-def calls(*named: tuple[str, Json]) -> Stream:
-    """Have Codex use several tools at once."""
-    return Stream(lambda: [_created(), *(_call(name, arguments) for name, arguments in named), _completed()])
+def crowded(answer: Stream) -> Stream:
+    """Say an answer, and that the conversation now fills more than any model can hold: Codex sums it up then."""
+    size = {"input_tokens": 9_000_000, "total_tokens": 9_000_005}
+    return Stream(lambda: [*list(answer.steps())[:-1], _completed({**USAGE, **size})])
 
 
 def _call(name: str, arguments: Json, **more: str) -> Step:
@@ -198,6 +199,23 @@ def run(command: str, *, before: str = "", **arguments: Any) -> Stream:
 def call(name: str, arguments: Json, **more: str) -> Stream:
     """Have Codex use a tool; `more` are further fields of the call, such as its namespace."""
     return Stream(lambda: [_created(), _call(name, arguments, **more), _completed()])
+
+
+def calls(*wanted: tuple[str, Json | str], before: str = "") -> Stream:
+    """Have several tools used in one answer; arguments that are a text are sent as it is, JSON or not."""
+
+    def steps() -> Iterator[Step]:
+        yield _created()
+        if before:
+            yield from _message([before])
+        for name, arguments in wanted:
+            step = _call(name, {})
+            assert isinstance(step, dict)
+            step["item"]["arguments"] = arguments if isinstance(arguments, str) else json.dumps(arguments)
+            yield step
+        yield _completed()
+
+    return Stream(steps)
 
 
 def escalate(*commands: str) -> Stream:
@@ -317,11 +335,14 @@ class ChatWords:
                 yield self._chunk({"tool_calls": [{"index": index, "function": {"arguments": piece}}]})
         elif step["type"] == "response.completed":
             yield self._chunk({}, "tool_calls" if self._calls else "stop")
-            details = {
-                "prompt_tokens_details": {"cached_tokens": 4},
-                "completion_tokens_details": {"reasoning_tokens": 2},
+            used = step["response"]["usage"]
+            usage = {
+                "prompt_tokens": used["input_tokens"],
+                "prompt_tokens_details": used["input_tokens_details"],
+                "completion_tokens": used["output_tokens"],
+                "completion_tokens_details": used["output_tokens_details"],
+                "total_tokens": used["total_tokens"],
             }
-            usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15, **details}
             yield {"id": "chatcmpl-1", "object": "chat.completion.chunk", "choices": [], "usage": usage}
 
     @staticmethod

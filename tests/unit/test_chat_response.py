@@ -115,6 +115,9 @@ ANSWERS: dict[str, tuple[bytes, Short]] = {
         chunk(reasoning_content="Hm") + chunk(reasoning_content="m.") + chunk(content="Hello") + STOP + DONE,
         [*thought("Hmm."), *spoken("Hello")]),
     "reasoning under another name": (chunk(reasoning="Hmm.") + chunk(content="Hello") + STOP + DONE, [*thought("Hmm."), *spoken("Hello")]),
+    "reasoning under both names": (
+        chunk(reasoning_content="", reasoning="Hmm.") + chunk(reasoning_content=None, content="a") + STOP + DONE,
+        [*thought("Hmm."), *spoken("a")]),
     "thinking between words": (
         chunk(content="a") + chunk(reasoning="b") + chunk(content="c") + STOP + DONE,
         [*spoken("a"), *thought("b"), *spoken("c")]),

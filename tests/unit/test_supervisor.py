@@ -128,7 +128,7 @@ async def check_states(directory: Path) -> None:
         assert (info["quick_exits"], info["last_exit"], info["problem"]) == (0, None, None)
         (child,) = info["children"]
         assert child == {
-            "pid": info["pid"], "version": "0.163.0", "turns": 0, "loaded_threads": 1, "is_current": True,
+            "pid": info["pid"], "version": "0.163.0", "turns": 0, "commands": 0, "loaded_threads": 1, "is_current": True,
         }  # fmt: skip
 
 
