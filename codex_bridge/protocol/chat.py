@@ -71,7 +71,7 @@ class ChatReader:
             data = line[5:].strip()
             if data == _DONE:
                 self.is_done = True
-            elif data:
+            elif data and not self.is_done:
                 deltas.append(read_chunk(data))
         return deltas
 

@@ -47,7 +47,7 @@ class _Call:
         if piece.id and self.id:
             return piece.id != self.id
         # Without an id a name begins one, where it does not come with each piece.
-        return bool(piece.name and not piece.id and self._arguments) and _is_json(self.arguments)
+        return bool(piece.name and not piece.id) and _is_json(self.arguments)
 
     @property
     def arguments(self) -> str:

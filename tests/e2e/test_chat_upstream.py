@@ -72,6 +72,8 @@ def test_a_turn_over_chat(bridge: BridgeFactory, upstream: Upstream) -> None:
     assert request.path == "/v1/chat/completions"
     assert request.user_text == "Greet me"
     assert request.headers["authorization"] == f"Bearer {API_KEY}"
+    assert API_KEY.encode() not in request.raw
+    assert "gw_" not in f"{request.headers} {request.body}"
     assert [message["role"] for message in request.input] == ["system", "user"]
 
 
@@ -171,10 +173,18 @@ def test_calls_side_by_side(bridge: BridgeFactory, upstream: Upstream) -> None:
     assert roles[-4:] == ["assistant", "tool", "tool", "tool"]
 
 
-def test_a_call_that_cannot_be_made_goes_back_to_the_model(bridge: BridgeFactory, upstream: Upstream) -> None:
-    upstream.script = rounds(call("fly", {"to": "moon"}), say("Then I walk."))
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [(("fly", {"to": "moon"}), "unsupported call: fly"), (("exec_command", '{"cmd": '), "failed to parse")],
+)
+def test_a_call_that_cannot_be_made_goes_back_to_the_model(
+    bridge: BridgeFactory, upstream: Upstream, wanted: tuple[str, Json | str], said: str
+) -> None:
+    upstream.script = rounds(calls(wanted), say("Then I walk."))
     session_id, _ = play(one := bridge())
-    assert "fly" in upstream.requests[1].outputs[0]
+    assert said in upstream.requests[1].outputs[0]
+    made = upstream.requests[1].input[-2]["tool_calls"][0]["function"]
+    assert isinstance(json.loads(made["arguments"]), dict)
     assert one.session(session_id)["messages"][-1]["text"] == "Then I walk."
 
 

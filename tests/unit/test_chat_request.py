@@ -162,6 +162,12 @@ def test_reasoning_of_this_turn_goes_back_where_it_came_from() -> None:
     ]
 
 
+def test_reasoning_of_an_answer_that_broke_off_is_nobodys() -> None:
+    items = [text("user", "go"), thought("lost"), text("developer", "be kind"), fc("1"), out("1")]
+    messages = to_chat({"input": items}, "reasoning").body["messages"]
+    assert messages == [{"role": "user", "content": "go\n\nbe kind"}, asks(called("1")), told("1")]
+
+
 def function(name: str, **more: Any) -> Json:
     return {"type": "function", "name": name, "description": "d", "strict": False, "parameters": {"type": "object"}, **more}  # fmt: skip
 

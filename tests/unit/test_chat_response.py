@@ -152,7 +152,7 @@ ANSWERS: dict[str, tuple[bytes, Short]] = {
     "freeform and namespace": (
         call(0, "1", "apply_patch", '{"input":"x"}') + call(1, "2", "agents__spawn", "{}") + CALLS + DONE,
         [("custom_tool_call", "", "apply_patch", "x"), ("function_call", "agents", "spawn", "{}")]),
-    "behind the end": (chunk(content="a") + STOP + DONE + b"data: \n\n", spoken("a")),
+    "behind the end": (chunk(content="a") + STOP + DONE + b"data: \n\ndata: {\n\n", spoken("a")),
     "a whole completion": (
         json.dumps({"object": "chat.completion", "choices": [{"message": {
             "role": "assistant", "content": "Hello", "reasoning_content": "Hmm.",
@@ -234,14 +234,14 @@ def test_usage(name: str) -> None:
 
 def test_usage_that_is_told_with_each_chunk_counts_once() -> None:
     words = answer()
-    translate([chunk(content="a", usage={"prompt_tokens": 1}), chunk("stop", usage=USAGE), DONE], words)
+    translate([chunk(content="a", usage={"prompt_tokens": 1}), chunk(usage=USAGE), STOP, DONE], words)
     assert words.usage == COUNTED
 
 
 @pytest.mark.parametrize(("finish", "reason"), [("length", "max_output_tokens"), ("content_filter", "content_filter")])  # fmt: skip
 def test_an_answer_that_is_cut_off(finish: str, reason: str) -> None:
     words = answer()
-    given = chunk(content="Half an") + call(0, "1", "run", '{"a') + chunk(finish, usage=USAGE) + DONE
+    given = chunk(content="Half an") + call(0, "1", "run", '{"a') + chunk(finish) + chunk(usage=USAGE) + DONE
     assert short(translate([given], words)) == [("created",), *spoken("Half an"), ("incomplete", reason)]
     assert words.usage == COUNTED
     assert words.cut is not None
@@ -295,7 +295,8 @@ def test_a_completion_without_end_is_not_gathered_for_ever(monkeypatch: pytest.M
 def test_the_place_of_the_reasoning_is_told() -> None:
     for field in ("reasoning", "reasoning_content"):
         words = answer()
-        translate([chunk(**{field: "Hmm."}) + chunk(content="a") + STOP], words)
+        thinking = chunk(reasoning="Hmm.").replace(b"reasoning", field.encode())
+        translate([thinking + chunk(content="a") + STOP], words)
         assert words.reasoning_field == field
     words = answer()
     translate([chunk(reasoning_content="", content="a") + STOP], words)

@@ -181,6 +181,16 @@ async def test_an_upstream_that_loses_chat_is_asked_for_responses() -> None:
 
 
 @on_loop
+async def test_an_upstream_that_loses_both_is_not_known_any_more() -> None:
+    server = Server(chat=[HELLO_CHAT, NOT_HERE])
+    async with scripted(server.script) as port, gateway(port) as codex:
+        upstream = use(codex, port)
+        await codex.post()
+        assert "404" in failed_event(await codex.post())[1]
+        assert codex.gateway.wire_of(upstream) is None
+
+
+@on_loop
 async def test_responses_are_tried_again_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     server = Server(chat=[HELLO_CHAT], responses=[NOT_HERE, HELLO_RESPONSES])
     async with scripted(server.script) as port, gateway(port) as codex:
@@ -233,18 +243,18 @@ async def test_a_session_is_told_once_what_is_left_out() -> None:
 
 @on_loop
 async def test_reasoning_goes_back_where_the_upstream_told_it() -> None:
-    server = Server(chat=[answer(200, chunk(reasoning="Hmm.") + HELLO, EVENTS)])
+    server = Server(chat=[answer(200, chunk(reasoning="Hmm.") + HELLO, EVENTS), HELLO_CHAT])
     turn = [
         {"type": "message", "role": "user", "content": "go"},
         {"type": "reasoning", "summary": [{"type": "summary_text", "text": "Hmm."}]},
         {"type": "function_call", "call_id": "1", "name": "run", "arguments": "{}"},
     ]
     async with scripted(server.script) as port, gateway(port) as codex:
-        for _ in range(2):
+        for _ in range(3):
             await codex.post(body=json_codec.encode({"input": turn}))
-        first, second = (body["messages"] for path, _, body in server.asked if path == CHAT)
+        first, *others = (body["messages"] for path, _, body in server.asked if path == CHAT)
         assert "reasoning" not in first[1]
-        assert second[1]["reasoning"] == "Hmm."
+        assert [messages[1]["reasoning"] for messages in others] == ["Hmm.", "Hmm."]
 
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -318,6 +328,19 @@ async def test_codex_hears_the_end_before_the_connection_is_over() -> None:
         await peer.rest()  # and neither the last chunk nor the end of the connection
 
     async with scripted(script) as port, gateway(port, idle_timeout_s=0.2) as codex:
+        use(codex, port, "chat_completions")
+        assert short(events(await codex.post())) == SPOKEN
+        assert codex.failure is None
+
+
+@on_loop
+async def test_what_comes_behind_the_end_is_nobodys() -> None:
+    async def script(peer: Peer) -> None:
+        await take_request(peer)
+        for piece in (chunked(HELLO), b"9\r\ndata: {\n\n\r\n", b"9\r\ndata: {\n\n\r\n", b"0\r\n\r\n"):
+            await peer.send(piece)
+
+    async with scripted(script) as port, gateway(port) as codex:
         use(codex, port, "chat_completions")
         assert short(events(await codex.post())) == SPOKEN
         assert codex.failure is None
