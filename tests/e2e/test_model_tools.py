@@ -18,6 +18,7 @@ from tests.support.upstream import (
     Answer,
     Failure,
     Request,
+    Script,
     Upstream,
     add,
     call,
@@ -43,6 +44,15 @@ def command(text: str, **more: Any) -> Reply:
     return call("run_command", {"command": text, **more})
 
 
+def steps(*answers: Answer) -> Script:
+    """Answer the first request of a turn with the first answer, and so on, however many calls each has."""
+
+    def script(request: Request) -> Answer:
+        return answers[sum("tool_calls" in message for message in request.input)]
+
+    return script
+
+
 def play(one: Bridge, message: str = "Do it", session_id: str | None = None, **body: Any) -> Stream:
     """Run one turn to its end, whatever that is."""
     session_id = session_id or one.create_session()
@@ -62,7 +72,7 @@ def end_of(stream: Stream) -> Any:
 
 
 def test_it_reads_edits_and_runs(bridge: BridgeFactory, upstream: Upstream) -> None:
-    upstream.script = rounds(
+    upstream.script = steps(
         calls(("read_file", {"path": "a.txt"}), ("search_text", {"query": "two"}), ("list_files", {})),
         edit(change("a.txt", "two", "2"), add("new/b.txt", "b")),
         command("cat a.txt new/b.txt; echo x > ../outside; exit 3"),
