@@ -329,6 +329,8 @@ TOOL_END_S = 2.0
 MAX_TOOL_OUTPUT_CHARACTERS = 48 * KIB
 # git answers within a second also in large repositories; a cold disk needs longer.
 GIT_TIMEOUT_S = 30.0
+# Larger ones are nobody's who means well; git is asked what they say.
+MAX_GIT_CONFIG_BYTES = 64 * KIB
 # More changed files are no news but a mistake, such as a build directory that is not ignored.
 MAX_STATUS_FILES = 2000
 # Longer diffs are read by file.

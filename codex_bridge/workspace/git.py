@@ -8,7 +8,13 @@ from __future__ import annotations
 
 import os
 
-from ..limits import GIT_TIMEOUT_S, MAX_DIFF_CHARACTERS, MAX_LOG_COMMITS, MAX_STATUS_FILES
+from ..limits import (
+    GIT_TIMEOUT_S,
+    MAX_DIFF_CHARACTERS,
+    MAX_GIT_CONFIG_BYTES,
+    MAX_LOG_COMMITS,
+    MAX_STATUS_FILES,
+)
 from ..protocol import git as protocol
 from ..protocol.tools import Json, ToolResult, limit_hit
 from ..runtime import Command, CommandResult, Sandbox
@@ -75,7 +81,9 @@ class Git:
         """Return git, and the filters that the repository has configured: they must not run."""
         if self._program is None:
             raise Refused("git_missing", "There is no git on the bridge's PATH.")
-        _check_repository(place.root)
+        directory = _check_repository(place.root)
+        if is_inside(directory, place.root) and not _may_have_filters(directory):
+            return self._program, []
         result = await self._run(protocol.filters_arguments(self._program), place)
         if result.exit_code > 1:  # 1: there are none
             _check(result)
@@ -114,8 +122,8 @@ def _check_path(path: str | None) -> str | None:
     return path
 
 
-def _check_repository(root: str) -> None:
-    """Raise `Refused` unless the workspace has a repository of its own."""
+def _check_repository(root: str) -> str:
+    """Return the repository's directory; raise `Refused` unless the workspace has one of its own."""
     place = os.path.join(root, ".git")
     if not os.path.lexists(place):
         raise Refused("not_a_repository", "The workspace is not a git repository.")
@@ -128,6 +136,28 @@ def _check_repository(root: str) -> None:
             )
     elif os.path.lexists(os.path.join(led_to, "commondir")):
         raise Refused("outside_workspace", "The workspace's .git shares another repository's directory.")
+    return led_to
+
+
+def _may_have_filters(directory: str) -> bool:
+    """Say whether a repository's configuration has to be asked for filters: that costs as much as git itself.
+
+    The names of sections cannot be written in another way.
+    """
+    for name in ("config", "config.worktree"):
+        path = os.path.join(directory, name)
+        if not os.path.lexists(path):
+            continue
+        try:
+            if not os.path.isfile(path) or os.path.getsize(path) > MAX_GIT_CONFIG_BYTES:
+                return True
+            with open(path, "rb") as file:
+                text = file.read(MAX_GIT_CONFIG_BYTES).lower()
+        except OSError:
+            return True
+        if b"filter" in text or b"include" in text:
+            return True
+    return False
 
 
 def _git_directory(place: str) -> str:
