@@ -34,6 +34,7 @@ from .model import Latitude
 from .runtime import ExecutionClass, Runtime, Sandbox
 from .runtimes.accounts import AppServerAccounts
 from .runtimes.app_server import AppServerRuntime, BriefSandbox
+from .runtimes.bridge_tools import BridgeTools
 from .runtimes.by_class import ClassRuntime
 from .runtimes.model_tools import ModelTools
 from .runtimes.tool_loop import ToolLoopRuntime
@@ -111,14 +112,7 @@ class Bridge:
             runtime_config.auth_state,
             config.device_login_timeout_ms / 1000,
         )
-        self._preflight = Preflight(
-            config.codex_bin,
-            self._environ,
-            self._sandbox,
-            self._device_auth,
-            self._client,
-            lambda: runtime_config.backend,
-        )
+        self._preflight = self._make_preflight(runtime_config)
         self._executor = TurnExecutor(config.max_concurrent_turns, config.max_queued_turns)
         self._database = Database(os.path.join(config.state_dir, _DATABASE), MIGRATIONS)
         self._recorder = Recorder(self._database)
@@ -133,6 +127,16 @@ class Bridge:
         self._retention = self._make_retention()
         router = self._make_router(roots, runtime_config)
         self._server = HttpServer(router.handle, replies.failure)
+
+    def _make_preflight(self, runtime_config: RuntimeConfig) -> Preflight:
+        return Preflight(
+            self._config.codex_bin,
+            self._environ,
+            self._sandbox,
+            self._device_auth,
+            self._client,
+            lambda: runtime_config.backend,
+        )
 
     def _make_native(self) -> tuple[Runtime, Sandbox, Sandbox]:
         """Return the runtime of Codex's own tools, the sandbox to try, and that of the tools; they are stopped at the end."""
@@ -152,7 +156,11 @@ class Bridge:
     def _make_loops(self) -> dict[ExecutionClass, Runtime]:
         """Return the runtimes of the classes whose turns the bridge plays itself; they are stopped at the end."""
         loops: dict[ExecutionClass, Runtime] = {}
-        for execution_class, dialect in ((ExecutionClass.MODEL_TOOLS, ModelTools()),):
+        dialects: dict[ExecutionClass, type[ModelTools] | type[BridgeTools]] = {
+            ExecutionClass.MODEL_TOOLS: ModelTools,
+            ExecutionClass.BRIDGE_TOOLS: BridgeTools,
+        }
+        for execution_class, dialect in dialects.items():
             # To the gateway, on loopback: it watches the upstream for silence, and nobody has to watch it.
             patience_s = CODEX_IDLE_TIMEOUT_MS / 1000
             client = HttpClient(self._config.upstream_connect_timeout_ms / 1000, patience_s, patience_s)

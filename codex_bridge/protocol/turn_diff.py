@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+
+from .diffs import render_hunks
+from .unified import quote_path
 
 _NO_BLOB = "0" * 40
 
@@ -48,25 +50,16 @@ class TurnDiff:
 def _render(file: _File, path: str) -> Iterator[str]:
     if file.before == file.after and file.origin == path:
         return
-    yield f"diff --git a/{file.origin or path} b/{path}\n"
+    old = f"a/{file.origin or path}"
+    yield f"diff --git {quote_path(old)} {quote_path(f'b/{path}')}\n"
     if file.before is None:
         yield "new file mode 100644\n"
     elif file.after is None:
         yield "deleted file mode 100644\n"
     yield f"index {_blob(file.before)}..{_blob(file.after)}\n"
-    old = "/dev/null" if file.before is None else f"a/{file.origin}"
-    new = "/dev/null" if file.after is None else f"b/{path}"
-    yield f"--- {old}\n+++ {new}\n"
-    lines = difflib.unified_diff(_lines(file.before), _lines(file.after), n=3)
-    for number, line in enumerate(lines):
-        if number >= 2:  # the names, which stand above
-            yield line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n"
-
-
-def _lines(text: str | None) -> list[str]:
-    """Return the lines with their ends: those at \\n alone, as git has them."""
-    found = (text or "").split("\n")
-    return [f"{line}\n" for line in found[:-1]] + found[-1:] * bool(found[-1])
+    yield f"--- {'/dev/null' if file.before is None else quote_path(old)}\n"
+    yield f"+++ {'/dev/null' if file.after is None else quote_path(f'b/{path}')}\n"
+    yield render_hunks(file.before or "", file.after or "")
 
 
 def _blob(text: str | None) -> str:

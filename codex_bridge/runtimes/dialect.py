@@ -75,7 +75,10 @@ class AnswerReader(Protocol):
 
 
 class Dialect(Protocol):
-    """How tools are offered to a model, and how its wishes and their results are put."""
+    """How tools are offered to a model, and how its wishes and their results are put. One is made for each turn.
+
+    It may remember what `results` was told in the turn.
+    """
 
     def instructions(self) -> str:
         """Return what the system message says of the tools."""

@@ -11,13 +11,18 @@ from typing import Any
 from ..errors import UpstreamFailed
 from ..limits import MAX_COMMAND_OUTPUT_BYTES, MAX_MODEL_ANSWER_CHARACTERS, MAX_TOLD_TEXT_CHARACTERS
 from ..model import new_id
+from ..protocol import json_codec
 from ..protocol.chat import ChatDelta
 from ..protocol.codex import RETRYING
 from ..protocol.tools import ToolResult
 from ..runtime import Emit
+from ..workspace.commands import find_shell
 from .dialect import AnswerReader, Reply
 
 Json = dict[str, Any]
+
+# The exit code that Codex tells of a command that it has ended.
+_ENDED = -1
 
 
 class Answer:
@@ -162,9 +167,8 @@ class ToolItem:
         """Tell that it was ended in the middle."""
         self.item["status"] = "failed"
         if self.item["type"] == "commandExecution":
-            # As Codex tells it of a command that it has interrupted.
             self.item |= {
-                "aggregatedOutput": "".join(self._output), "exitCode": -1, "durationMs": self._duration_ms(),
+                "aggregatedOutput": "".join(self._output), "exitCode": _ENDED, "durationMs": self._duration_ms(),
             }  # fmt: skip
         self._emit({"type": "item.completed", "item": self.item})
 
@@ -186,7 +190,7 @@ class ToolItem:
 def command_line(tool: str, arguments: Json) -> str:
     """Return what a person is shown of a command: as Codex does, with its shell."""
     if tool == "run_command":
-        return shlex.join(["/bin/sh", "-c", arguments["command"]])
+        return shlex.join([find_shell(), "-c", arguments["command"]])
     words = ["git", tool.removeprefix("git_")]
     words += ["--staged"] * bool(arguments.get("staged"))
     words += ["-n", str(arguments["limit"])] if "limit" in arguments else []
@@ -222,16 +226,18 @@ def _tool_item(item_id: str, root: str, tool: str, arguments: Json) -> Json:
 
 
 def _exit_code(result: ToolResult) -> int:
-    code = (result.data or result.error or {}).get("exit_code")
-    return code if type(code) is int else (0 if result.is_ok else 1)
+    if result.data is None or "exit_code" not in result.data:
+        return 0 if result.is_ok else 1
+    code = result.data["exit_code"]
+    return _ENDED if code is None else int(code)
 
 
 def _output_of(result: ToolResult) -> str:
     """Return what a command that was not heard has written, or why it could not run."""
-    if result.error is not None:
-        return str(result.error.get("message", ""))
-    texts = [value for value in (result.data or {}).values() if isinstance(value, str)]
-    return max(texts, key=len, default="")
+    if result.data is None:
+        return str((result.error or {}).get("message", ""))
+    text = next((result.data[name] for name in ("output", "diff") if name in result.data), None)
+    return text if isinstance(text, str) else json_codec.encode(result.data).decode()
 
 
 def _is_short(value: Any) -> bool:

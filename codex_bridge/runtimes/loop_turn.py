@@ -143,8 +143,6 @@ class LoopTurn:
             fields = {"messages": conversation.messages(), **self._dialect.request_fields()}
             try:
                 await self._model.ask(fields, answer.take)
-                self._count_tokens(answer.tokens or conversation.size // 4)
-                return answer
             except UpstreamFailed as problem:
                 if is_too_long(problem.message) and halvings < MAX_HALVINGS:
                     halvings += 1
@@ -157,6 +155,10 @@ class LoopTurn:
                 message = f"Trying again, {tries}/{STREAM_RETRIES}: {problem.message}"
                 self._emit({"type": "warning", "message": message, "code": RETRYING})
                 await asyncio.sleep(read_wait(problem) or RETRY_DELAY_S * 2 ** (tries - 1))
+            else:
+                # Four characters are a token, where nobody counts them.
+                self._count_tokens(answer.tokens or conversation.size // 4)
+                return answer
 
     def _trim(self, conversation: Conversation) -> bool:
         """Make a conversation fit; say whether anything had to be left out."""

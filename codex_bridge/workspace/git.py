@@ -18,6 +18,7 @@ from ..limits import (
 from ..protocol import git as protocol
 from ..protocol.tools import Json, ToolResult, limit_hit
 from ..runtime import Command, CommandResult, Sandbox
+from .jail import Jail, check_path, told
 from .paths import is_inside
 from .place import Place, Refused
 
@@ -51,7 +52,7 @@ class Git:
     async def log(self, arguments: Json, place: Place) -> ToolResult:
         """List the newest commits; none where there is none yet."""
         limit: int = arguments["limit"]
-        path = _check_path(arguments.get("path"))
+        path = _check_path(arguments.get("path"), place.root)
         git, filters = await self._prepare(place)
         result = await self._run(protocol.log_arguments(git, filters, limit + 1, path), place)
         if result.exit_code != 0 and protocol.is_without_commits(result.stderr):
@@ -66,7 +67,7 @@ class Git:
 
     async def diff(self, arguments: Json, place: Place) -> ToolResult:
         """Show changes as a unified diff."""
-        path = _check_path(arguments.get("path"))
+        path = _check_path(arguments.get("path"), place.root)
         git, filters = await self._prepare(place)
         result = await self._run(protocol.diff_arguments(git, filters, arguments["staged"], path), place)
         _check(result)
@@ -111,15 +112,15 @@ def _check(result: CommandResult) -> None:
         raise Refused(*protocol.parse_refusal(result.stderr))
 
 
-def _check_path(path: str | None) -> str | None:
-    """Refuse a path that leads out of the workspace. It may be one that was deleted, and is never followed."""
+def _check_path(path: str | None, root: str) -> str | None:
+    """Refuse a path that leads out of the workspace. It may be one that was deleted, and git follows no link in it."""
     if path is None:
         return None
-    if "\0" in path:
-        raise Refused("invalid_path", "path: a path has no NUL.")
-    if os.path.isabs(path) or os.path.normpath(path).split(os.sep)[0] == os.pardir:
-        raise Refused("outside_workspace", f"path: {path[:200]!r} leads out of the workspace.")
-    return path
+    check_path(path)
+    inside = Jail(root).inside(path) if path.startswith("/") else path
+    if inside is None or os.path.normpath(inside or ".").split("/")[0] == "..":
+        raise Refused("outside_workspace", f"path: {told(path)} leads out of the workspace.")
+    return inside or "."
 
 
 def _check_repository(root: str) -> str:

@@ -175,6 +175,23 @@ def call(name: str, arguments: Json, **more: str) -> Stream:
     return Stream(lambda: [_created(), _call(name, arguments, **more), _completed()])
 
 
+def calls(*wanted: tuple[str, Json | str], before: str = "") -> Stream:
+    """Have several tools used in one answer; arguments that are a text are sent as it is, JSON or not."""
+
+    def steps() -> Iterator[Step]:
+        yield _created()
+        if before:
+            yield from _message([before])
+        for name, arguments in wanted:
+            step = _call(name, {})
+            assert isinstance(step, dict)
+            step["item"]["arguments"] = arguments if isinstance(arguments, str) else json.dumps(arguments)
+            yield step
+        yield _completed()
+
+    return Stream(steps)
+
+
 def escalate(*commands: str) -> Stream:
     """Have Codex run commands outside of the sandbox, all at once: each asks for an approval."""
 
