@@ -21,6 +21,8 @@ Json = dict[str, Any]
 
 # What models write is bash's; where there is none, they have to do with less.
 _SHELLS = ("/bin/bash", "/usr/bin/bash", "/bin/sh")
+# Becomes its arguments. Of two streams nobody could tell what was written first.
+_ONE_STREAM = 'exec "$@" 2>&1'
 
 
 def find_shell() -> str:
@@ -40,7 +42,8 @@ async def run_command(
             on_output(text)
 
     timeout_ms: int = arguments["timeout_ms"]
-    argv = [find_shell(), "-c", arguments["command"]]
+    shell = find_shell()
+    argv = [shell, "-c", _ONE_STREAM, shell, shell, "-c", arguments["command"]]
     cwd = await off_loop(lambda watch: _find_directory(place.root, arguments["cwd"]), TOOL_END_S)
     command = Command(argv, place.root, place.sandbox_mode, timeout_ms / 1000, cwd)
     begun_at = time.monotonic()
@@ -56,10 +59,8 @@ async def run_command(
         message = f"It was ended: its time was over. timeout_ms may be up to {MAX_COMMAND_TIMEOUT_MS}."
         limits.append(limit_hit("timeout_ms", timeout_ms, message))
     if result.is_cut:
-        message = (
-            "Of each stream only the first bytes were read; write the output to a file to have all of it."
-        )
-        limits.append(limit_hit("stream_bytes", MAX_COMMAND_OUTPUT_BYTES, message))
+        message = "Only the first bytes were read; write the output to a file to have all of it."
+        limits.append(limit_hit("output_bytes", MAX_COMMAND_OUTPUT_BYTES, message))
     if excerpt.left_out:
         message = (
             f"{excerpt.left_out} characters in the middle are left out; write the output to a file, "
