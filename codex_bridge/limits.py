@@ -298,7 +298,7 @@ MAX_TOOL_OUTPUT_CHARACTERS = 48 * KIB
 GIT_TIMEOUT_S = 30.0
 # More changed files are no news but a mistake, such as a build directory that is not ignored.
 MAX_STATUS_FILES = 2000
-# Longer diffs are read by file.
+# Longer diffs are read by file; a patch's answer has no more either.
 MAX_DIFF_CHARACTERS = 256 * KIB
 # Tools that hosts run at once, each a process or a thread of this machine.
 MAX_HOST_TOOLS = 16
@@ -336,6 +336,12 @@ MAX_SEARCHED_FILE_BYTES = 16 * MIB
 MAX_MATCH_CHARACTERS = 500
 # A line of ripgrep's answer, which holds the whole line that matches, escaped.
 MAX_SEARCH_LINE_BYTES = 8 * MIB
+# One patch touches some files; each is held in memory before and after, so that it can be put back.
+MAX_PATCHED_FILES = 500
+MAX_PATCHED_FILE_BYTES = 16 * MIB
+MAX_PATCHED_BYTES = 64 * MIB
+# Patches wait for each other; each takes milliseconds.
+PATCH_WAIT_S = 60.0
 
 # The tool loop ------------------------------------------------------------------------------------
 # The question that a person is asked: a sentence or two.

@@ -56,7 +56,7 @@ class Spot:
     """Where a path leads: an open directory, and a name in it that is no link, or "" for the directory itself.
 
     `parts` are the names from the root on, without links; those in `missing` are not there, and the first of them is `name`.
-    `crossed` are all names that were gone through, those of links too.
+    `crossed` are all names that were gone through, those of links too; `is_linked` says that the path's last name is a link.
     """
 
     directory: int
@@ -65,6 +65,7 @@ class Spot:
     info: os.stat_result | None
     missing: Parts
     crossed: frozenset[str]
+    is_linked: bool
 
     def __enter__(self) -> Spot:
         return self
@@ -169,6 +170,7 @@ class _Walk:
         self._crossed: set[str] = set()
         self._hops = 0
         self._steps = 0
+        self._is_linked = False
         self._here = -1
         check_path(path)
         self._pending = self._relative(path)
@@ -233,6 +235,7 @@ class _Walk:
             raise Refused(
                 "outside_workspace", f"{told(self._path)}: its links go on for ever, or for too long."
             )
+        self._is_linked = self._is_linked or not self._pending
         text = os.readlink(name, dir_fd=self._here)
         if text.startswith("/"):
             self._enter(self._jail.open_parts(()), [])
@@ -252,7 +255,7 @@ class _Walk:
         return self._spot(name, (*self._parts, *missing), None, missing)
 
     def _spot(self, name: str, parts: Parts, info: os.stat_result | None, missing: Parts = ()) -> Spot:
-        return Spot(self._here, name, parts, info, missing, frozenset(self._crossed))
+        return Spot(self._here, name, parts, info, missing, frozenset(self._crossed), self._is_linked)
 
     def _outside(self) -> Refused:
         return Refused(

@@ -18,6 +18,7 @@ from tests.support.upstream import (
     Answer,
     Failure,
     Request,
+    Script,
     Upstream,
     add,
     call,
@@ -43,6 +44,15 @@ def command(text: str, **more: Any) -> Reply:
     return call("run_command", {"command": text, **more})
 
 
+def steps(*answers: Answer) -> Script:
+    """Answer the first request of a turn with the first answer, and so on, however many calls each has."""
+
+    def script(request: Request) -> Answer:
+        return answers[sum("tool_calls" in message for message in request.input)]
+
+    return script
+
+
 def play(one: Bridge, message: str = "Do it", session_id: str | None = None, **body: Any) -> Stream:
     """Run one turn to its end, whatever that is."""
     session_id = session_id or one.create_session()
@@ -62,7 +72,7 @@ def end_of(stream: Stream) -> Any:
 
 
 def test_it_reads_edits_and_runs(bridge: BridgeFactory, upstream: Upstream) -> None:
-    upstream.script = rounds(
+    upstream.script = steps(
         calls(("read_file", {"path": "a.txt"}), ("search_text", {"query": "two"}), ("list_files", {})),
         edit(change("a.txt", "two", "2"), add("new/b.txt", "b")),
         command("cat a.txt new/b.txt; echo x > ../outside; exit 3"),
@@ -334,3 +344,16 @@ def test_the_key_is_in_no_reach_of_a_command(bridge: BridgeFactory, upstream: Up
     (ran,) = items(stream, "commandExecution")
     assert "PATH=" in ran["aggregatedOutput"]
     assert one.settings["CODEX_PROVIDER_API_KEY"] not in ran["aggregatedOutput"]
+
+
+def test_models_that_only_write_text_have_a_class_too(bridge: BridgeFactory, upstream: Upstream) -> None:
+    """What such a model may write is in `tests/unit/test_bridge_tools.py`; this is the way through the bridge."""
+    wanted = '```tool\n{"tool": "run_command", "input": {"command": "echo from the command"}}\n```'
+    upstream.script = lambda request: (
+        say("Done.") if "from the command\\n" in request.user_text else say(wanted)
+    )
+    stream = play(bridge(CODEX_EXECUTION_CLASS="bridge_tools"))
+    (ran,) = items(stream, "commandExecution")
+    assert ran["aggregatedOutput"] == "from the command\n"
+    assert end_of(stream)["messages"][-1]["text"].startswith("Done.")
+    assert "tools" not in upstream.requests[0].body
