@@ -334,3 +334,16 @@ def test_the_key_is_in_no_reach_of_a_command(bridge: BridgeFactory, upstream: Up
     (ran,) = items(stream, "commandExecution")
     assert "PATH=" in ran["aggregatedOutput"]
     assert one.settings["CODEX_PROVIDER_API_KEY"] not in ran["aggregatedOutput"]
+
+
+def test_models_that_only_write_text_have_a_class_too(bridge: BridgeFactory, upstream: Upstream) -> None:
+    """What such a model may write is in `tests/unit/test_bridge_tools.py`; this is the way through the bridge."""
+    wanted = '```tool\n{"tool": "run_command", "input": {"command": "echo from the command"}}\n```'
+    upstream.script = lambda request: (
+        say("Done.") if "from the command\\n" in request.user_text else say(wanted)
+    )
+    stream = play(bridge(CODEX_EXECUTION_CLASS="bridge_tools"))
+    (ran,) = items(stream, "commandExecution")
+    assert ran["aggregatedOutput"] == "from the command\n"
+    assert end_of(stream)["messages"][-1]["text"].startswith("Done.")
+    assert "tools" not in upstream.requests[0].body

@@ -377,3 +377,71 @@ async def test_an_upstream_that_is_asked_for_more_than_responses_is_answered_as_
         reply = await codex.post(path="/s/responses/compact")
         assert reply.status == 404
         assert json_codec.decode(reply.body)["error"]["code"] == "upstream_rejected"
+
+
+# The loops' own requests --------------------------------------------------------------------------
+
+LOOP = "/s/chat/completions"
+
+
+@on_loop
+async def test_a_loops_request_goes_through_and_its_tokens_are_counted() -> None:
+    usage = {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}
+    body = b'data: {"choices":[],"usage":null}\n\ndata: ' + json_codec.encode({"usage": usage}) + b"\n\n"
+
+    async def script(peer: Peer) -> None:
+        first, _, _ = await take_request(peer)
+        assert first == "POST /v1/chat/completions HTTP/1.1"
+        await peer.send(answer(200, body, "Content-Type: text/event-stream"))
+
+    async with scripted(script) as port, gateway(port) as codex:
+        assert (await codex.post(path=LOOP)).body == body
+        assert [used["total_tokens"] for used in codex.used] == [9]
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "body", "told"),
+    [
+        (500, (), b"oh", {"code": "upstream_error", "passes": True, "retry_after_s": 0}),
+        (
+            429,
+            ("Retry-After: 7",),
+            b"",
+            {"code": "upstream_rate_limited", "passes": True, "retry_after_s": 7},
+        ),
+        (429, ("Retry-After: 3600",), b"", {"code": "upstream_rate_limited", "passes": False}),
+        (429, (), b'{"code": "insufficient_quota"}', {"code": "upstream_rate_limited", "passes": False}),
+        (401, (), b"", {"code": "upstream_unauthorized", "passes": False}),
+        (200, ("Content-Type: text/html",), b"<html>", {"code": "upstream_rejected", "passes": False}),
+    ],
+)
+def test_a_loop_is_told_whether_another_try_may_help(
+    status: int, headers: tuple[str, ...], body: bytes, told: dict[str, object]
+) -> None:
+    async def script(peer: Peer) -> None:
+        await take_request(peer)
+        await peer.send(answer(status, body, *headers))
+
+    @on_loop
+    async def test() -> None:
+        async with scripted(script) as port, gateway(port) as codex:
+            reply = await codex.post(path=LOOP)
+            error = json_codec.decode(reply.body)["error"]
+            assert reply.status == (status if status >= 300 else 502)
+            assert {name: error[name] for name in told} == told
+            assert codex.failure == Failure(error["message"], error["code"])
+
+    test()
+
+
+@on_loop
+async def test_silence_in_an_answer_to_a_loop_is_told_in_it() -> None:
+    async def script(peer: Peer) -> None:
+        await take_request(peer)
+        await peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\ndata:\r\n")
+        await peer.rest()
+
+    async with scripted(script) as port, gateway(port, idle_timeout_s=0.05) as codex:
+        reply = await codex.post(path=LOOP)
+        error = json_codec.decode(reply.body.rpartition(b"data: ")[2])["error"]
+        assert (error["code"], error["passes"]) == ("upstream_timeout", False)

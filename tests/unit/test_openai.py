@@ -71,3 +71,28 @@ def test_what_is_no_usage_is_passed_over(stream: bytes) -> None:
 
 def test_a_failed_answer_counts_too() -> None:
     assert feed(event("response.failed", response={"error": {}, "usage": FULL})) == [READ]
+
+
+CHAT = {
+    "prompt_tokens": 10, "prompt_tokens_details": {"cached_tokens": 4}, "completion_tokens": 5,
+    "completion_tokens_details": {"reasoning_tokens": 2}, "total_tokens": 15,
+}  # fmt: skip
+
+
+def chunk(usage: object, **fields: object) -> bytes:
+    return b"data: " + json.dumps({"choices": [], "usage": usage, **fields}).encode() + b"\n\n"
+
+
+def test_a_chat_completion_counts_too() -> None:
+    # Compact as well: that is how most upstreams write the null of every other chunk.
+    compact = b'data: {"choices":[{"delta":{"content":"x"}}],"usage":null}\n\n'
+    assert feed(compact, chunk(None), chunk(CHAT), b"data: [DONE]\n\n") == [READ]
+
+
+def test_what_grows_with_each_chunk_is_counted_once() -> None:
+    told = feed(
+        *(chunk({"prompt_tokens": 10, "completion_tokens": n, "total_tokens": 10 + n}) for n in (1, 2, 5))
+    )
+    assert sum(usage["total_tokens"] for usage in told) == 15
+    assert sum(usage["input_tokens"] for usage in told) == 10
+    assert sum(usage["output_tokens"] for usage in told) == 5

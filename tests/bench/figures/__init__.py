@@ -7,7 +7,19 @@ from dataclasses import dataclass
 
 from ..context import Bench
 from ..report import Row
-from . import concurrency, fanout, idle_streams, memory, requests, restart, runtimes, start, store, turns
+from . import (
+    concurrency,
+    fanout,
+    idle_streams,
+    memory,
+    requests,
+    restart,
+    runtimes,
+    start,
+    store,
+    tools,
+    turns,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,5 +45,6 @@ KINDS = (
     Kind("cold", "First messages at once on a cold bridge", concurrency.measure_cold, 180),
     Kind("store", "The store", store.measure, 180),
     Kind("restart", "A start with many sessions", restart.measure, 240),
+    Kind("tools", "Tools of a host in a large repository", tools.measure, 300),
     Kind("memory", "Resident memory", memory.measure, 600),
 )
