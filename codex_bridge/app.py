@@ -34,6 +34,7 @@ from .model import Latitude
 from .runtime import ExecutionClass, Runtime, Sandbox
 from .runtimes.accounts import AppServerAccounts
 from .runtimes.app_server import AppServerRuntime, BriefSandbox
+from .runtimes.bridge_tools import BridgeTools
 from .runtimes.by_class import ClassRuntime
 from .runtimes.model_tools import ModelTools
 from .runtimes.tool_loop import ToolLoopRuntime
@@ -97,25 +98,15 @@ class Bridge:
         self._gateway = Gateway(self._client)
         self._gateway_server = HttpServer(self._gateway.handle, replies.failure)
         # With exec it is there for Codex's account alone, and started only when that is asked for.
-        grace_s = config.interrupt_grace_ms / 1000
-        self._app_server = AppServerRuntime(config.codex_bin, self._environ, grace_s)
-        native: Runtime = self._app_server
-        sandbox: Sandbox = self._app_server
+        self._app_server = AppServerRuntime(config.codex_bin, self._environ, config.interrupt_grace_ms / 1000)
         # What is stopped at the end.
         self._runtimes: set[Runtime | BriefSandbox] = {self._app_server}
-        if config.runtime_kind == "exec":
-            from .runtimes.exec import ExecRuntime  # late: few starts need it
-
-            native = ExecRuntime(config.codex_bin, self._environ, grace_s)
-            brief = BriefSandbox(config.codex_bin, self._environ)
-            self._runtimes.add(brief)
-            sandbox = brief
-        self._runtimes.add(native)
-        self._sandbox = SandboxCheck(config.codex_bin, sandbox, config.sandbox_mode)
+        native, tried, sandbox = self._make_native()
         self._programs = find_programs(self._environ, config.codex_bin)
-        tools = Tools(sandbox, self._programs["ripgrep"], self._programs["git"])
-        self._runtime = ClassRuntime(native, self._make_loops(tools))
-        self._host_tools = HostTools(tools, self._sandbox)
+        self._tools = Tools(sandbox, self._programs["ripgrep"], self._programs["git"])
+        self._runtime = ClassRuntime(native, self._make_loops())
+        self._sandbox = SandboxCheck(config.codex_bin, tried, config.sandbox_mode)
+        self._host_tools = HostTools(self._tools, self._sandbox)
         self._device_auth = DeviceAuth(
             AppServerAccounts(self._app_server, self._environ),
             runtime_config.auth_state,
@@ -147,14 +138,33 @@ class Bridge:
             lambda: runtime_config.backend,
         )
 
-    def _make_loops(self, tools: Tools) -> dict[ExecutionClass, Runtime]:
+    def _make_native(self) -> tuple[Runtime, Sandbox, Sandbox]:
+        """Return the runtime of Codex's own tools, the sandbox to try, and that of the tools; they are stopped at the end."""
+        config = self._config
+        if config.runtime_kind != "exec":
+            return self._app_server, self._app_server, self._app_server
+        from .runtimes.exec import ExecRuntime  # late: few starts need it
+
+        grace_s = config.interrupt_grace_ms / 1000
+        native = ExecRuntime(config.codex_bin, self._environ, grace_s)
+        # Between turns nothing rests here, but where tools are run one after another.
+        tried = BriefSandbox(config.codex_bin, self._environ, grace_s, rest_s=0)
+        sandbox = BriefSandbox(config.codex_bin, self._environ, grace_s)
+        self._runtimes.update((native, tried, sandbox))
+        return native, tried, sandbox
+
+    def _make_loops(self) -> dict[ExecutionClass, Runtime]:
         """Return the runtimes of the classes whose turns the bridge plays itself; they are stopped at the end."""
         loops: dict[ExecutionClass, Runtime] = {}
-        for execution_class, dialect in ((ExecutionClass.MODEL_TOOLS, ModelTools()),):
+        dialects: dict[ExecutionClass, type[ModelTools] | type[BridgeTools]] = {
+            ExecutionClass.MODEL_TOOLS: ModelTools,
+            ExecutionClass.BRIDGE_TOOLS: BridgeTools,
+        }
+        for execution_class, dialect in dialects.items():
             # To the gateway, on loopback: it watches the upstream for silence, and nobody has to watch it.
             patience_s = CODEX_IDLE_TIMEOUT_MS / 1000
             client = HttpClient(self._config.upstream_connect_timeout_ms / 1000, patience_s, patience_s)
-            loops[execution_class] = ToolLoopRuntime(dialect, tools, client)
+            loops[execution_class] = ToolLoopRuntime(dialect, self._tools, client)
         self._runtimes.update(loops.values())
         return loops
 

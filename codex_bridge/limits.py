@@ -303,7 +303,7 @@ MAX_TOOL_OUTPUT_CHARACTERS = 48 * KIB
 GIT_TIMEOUT_S = 30.0
 # More changed files are no news but a mistake, such as a build directory that is not ignored.
 MAX_STATUS_FILES = 2000
-# Longer diffs are read by file.
+# Longer diffs are read by file; a patch's answer has no more either.
 MAX_DIFF_CHARACTERS = 256 * KIB
 # Tools that hosts run at once, each a process or a thread of this machine.
 MAX_HOST_TOOLS = 16
@@ -313,6 +313,40 @@ MAX_TOLD_HUNK_CHARACTERS = 1000
 DIFF_CONTEXT_LINES = 3
 # Lines that are compared each with each for a diff: some tenths of a second in the worst case.
 MAX_DIFFED_LINES = 2000
+# As many links in one path as Linux follows.
+MAX_LINK_HOPS = 40
+# Names that are looked up for one path, those of its links and of each way back too.
+MAX_PATH_STEPS = 4096
+# For one look at files. A page deep in a file of gigabytes takes seconds; a network's disk may hang.
+FILE_TOOL_S = 20.0
+# Names of a directory that are sorted at a time: a page and more, and some MB at most.
+LIST_BATCH = 10_000
+# Deeper trees are made by mistake or to make somebody stumble.
+MAX_LIST_DEPTH = 100
+# Text in one answer of read_file: what a model reads at once.
+MAX_READ_BYTES = 256 * KIB
+# A longer line is data in one line, such as a bundle.
+MAX_READ_LINE_CHARACTERS = 2000
+# A larger file is not read to its end for its hash: that takes a second for each GB.
+MAX_HASHED_BYTES = 64 * MIB
+# One read of a file that is streamed.
+SCAN_BYTES = MIB
+# The part of a file that tells whether it is text; git looks at the same.
+SNIFFED_BYTES = 8000
+# Globs that one with braces may stand for; {a,b}{a,b}... doubles them each time.
+MAX_GLOB_VARIANTS = 100
+# A larger file is no text that somebody wrote, and is read whole where there is no ripgrep.
+MAX_SEARCHED_FILE_BYTES = 16 * MIB
+# Of a line with a match: what is around the match.
+MAX_MATCH_CHARACTERS = 500
+# A line of ripgrep's answer, which holds the whole line that matches, escaped.
+MAX_SEARCH_LINE_BYTES = 8 * MIB
+# One patch touches some files; each is held in memory before and after, so that it can be put back.
+MAX_PATCHED_FILES = 500
+MAX_PATCHED_FILE_BYTES = 16 * MIB
+MAX_PATCHED_BYTES = 64 * MIB
+# Patches wait for each other; each takes milliseconds.
+PATCH_WAIT_S = 60.0
 
 # The tool loop ------------------------------------------------------------------------------------
 # The question that a person is asked: a sentence or two.
@@ -346,6 +380,18 @@ MAX_IMAGES_BYTES = 40 * MIB
 MAX_ACCEPTED = 1000
 # Texts of a tool's result that are told with it are short ones; the item has the long.
 MAX_TOLD_TEXT_CHARACTERS = 200
+# Of a command's output, a third from its begin and the rest from its end: what a model reads of one step.
+MAX_TOOL_OUTPUT_CHARACTERS = 48 * KIB
+# git answers within a second also in large repositories; a cold disk needs longer.
+GIT_TIMEOUT_S = 30.0
+# Larger ones are nobody's who means well; git is asked what they say.
+MAX_GIT_CONFIG_BYTES = 64 * KIB
+# More changed files are no news but a mistake, such as a build directory that is not ignored.
+MAX_STATUS_FILES = 2000
+# Longer diffs are read by file.
+MAX_DIFF_CHARACTERS = 256 * KIB
+# Tools that hosts run at once, each a process or a thread of this machine.
+MAX_HOST_TOOLS = 16
 
 # Reading intent out of text -----------------------------------------------------------------------
 # The longest patch, escaped in JSON: a block that is longer is text.
@@ -354,3 +400,6 @@ MAX_ACTION_CHARACTERS = 2 * MIB
 MAX_ACTIONS = 50
 # A line that may begin a block is held back so long; no mark is longer.
 MAX_MARK_CHARACTERS = 100
+# Of what was done in a turn, in the line below its last answer: it is read by a person.
+MAX_TOLD_ACTIONS = 20
+MAX_TOLD_COMMAND_CHARACTERS = 80

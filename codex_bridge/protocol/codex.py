@@ -70,7 +70,7 @@ _SANDBOX_POLICIES: dict[str, dict[str, Any]] = {
 COMMAND_OUTPUT = "command/exec/outputDelta"
 OUTPUT_STREAMS = ("stdout", "stderr")
 # The variable that tells the processes of one command outside of the sandbox.
-COMMAND_MARK = "CODEX_BRIDGE_COMMAND"
+COMMAND_MARK = "BRIDGE_COMMAND_MARK"
 # Measured: 124 when Codex's time for a command is over, 137 after `command/exec/terminate`.
 ENDED_BY_FORCE = frozenset({124, 137})
 

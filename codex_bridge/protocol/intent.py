@@ -17,11 +17,12 @@ looked at a bounded number of times, and a block that grows too long is text.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
 from ..limits import MAX_ACTION_CHARACTERS, MAX_ACTIONS, MAX_MARK_CHARACTERS
-from .tools import TOOLS
+from .tools import TOOLS, ToolSpec
 from .wishes import CALL_KEYS, Wish, find_flaw, is_patch, may_be_patch, read_calls, read_patches
 
 _FENCE = re.compile(r"( {0,3})(`{3,}|~{3,})[ \t]*([^`\r\n]*)\r?\n?")
@@ -59,6 +60,7 @@ _THINK, _END_THINK = "<think>", "</think>"
 _MARKS = (*_TAGS, _MISTRAL, _THINK, _END_THINK)
 _BEGIN, _END = "*** Begin Patch", "*** End Patch"
 _FIRST_KEY = re.compile(r"(?:\[\s*)?\{\s*[\"']?(\w+)[\"']?\s*:")
+_CALL_KEY = re.compile(r"[\"'](?:tool|tool_name|tool_calls?|function_call|arguments)[\"']\s*:")
 _NO_CALL = re.compile(r"\[\s*[^\s{]|\{\s*[^\s\"'\w/#]")
 # Enough of a block to see its first key.
 _ENOUGH = 120
@@ -100,6 +102,7 @@ class _Block:
     opener: str = ""
     pieces: list[str] = field(default_factory=list)
     line: list[str] = field(default_factory=list)
+    line_size: int = 0
     size: int = 0
     is_plausible: bool = False
     is_result: bool = False
@@ -110,6 +113,7 @@ class _Block:
             self.pieces.append(piece)
             self.size += len(piece)
         self.line.append(piece)
+        self.line_size += len(piece)
 
     def take_back(self, count: int) -> None:
         """Forget the last characters."""
@@ -127,6 +131,7 @@ class _Block:
         found = _FENCE.fullmatch(line)
         return (
             found is not None
+            and not _is_long(line)
             and not found[3].strip()
             and found[2].startswith(self.mark)
             and (not self.is_strict or len(found[1]) <= len(self.indent))
@@ -156,9 +161,10 @@ class Intent:
 
 
 class IntentReader:
-    """Reads one answer, whatever pieces it comes in."""
+    """Reads one answer, whatever pieces it comes in. `tools` are those that a model may call."""
 
-    def __init__(self) -> None:
+    def __init__(self, tools: Mapping[str, ToolSpec] = TOOLS) -> None:
+        self._tools = tools
         self._shown: list[str] = []  # since the last call
         self._said: list[str] = []  # since the last block
         self._parts: list[Part] = []
@@ -221,15 +227,12 @@ class IntentReader:
         else:
             self._line.append(piece)
             line = "".join(self._line)
-            if piece.endswith("\n"):
+            if piece.endswith("\n") or self._opens_at_once(line):
                 self._line = []
                 self._begin_line(line)
             elif not self._may_open(line):
                 self._line = []
                 self._say_start(line)
-            elif self._opens_at_once(line):
-                self._line = []
-                self._begin_line(line)
 
     def _say_start(self, line: str) -> None:
         """Show a line, or as much of it as has come."""
@@ -239,7 +242,7 @@ class IntentReader:
     def _may_open(self, line: str) -> bool:
         """Say whether a line that has only begun may be more than text."""
         mark = line.lstrip(" ")
-        if len(line) - len(mark) > 3 or len(line) > MAX_MARK_CHARACTERS:
+        if len(line) - len(mark) > 3 or _is_long(line):
             return False
         if self._display is not None:
             return not mark.strip(self._display.mark[0]).strip()
@@ -253,7 +256,7 @@ class IntentReader:
     def _opens_at_once(self, line: str) -> bool:
         """Say whether a line that has only begun is the begin of a block, whatever follows."""
         mark = line.lstrip(" ")
-        if self._display is not None or not mark or _MISTRAL.startswith(mark):
+        if self._display is not None or not mark or len(line) - len(mark) > 3 or _MISTRAL.startswith(mark):
             return False
         return mark[0] in "{[" or mark.startswith(_MARKS)
 
@@ -273,7 +276,7 @@ class IntentReader:
         elif (block := _open(line, mark)) is None or (
             block.is_result and not (self._wishes or self._waiting)
         ):
-            if (found := _FENCE.fullmatch(line)) is not None:
+            if (found := _FENCE.fullmatch(line)) is not None and not _is_long(line):
                 self._display = _Block(_Kind.FENCE, False, found[2])
             self._say_start(line)
         elif block.kind is _Kind.THOUGHT and self._has_begun:
@@ -285,10 +288,10 @@ class IntentReader:
 
     def _rest(self, text: str) -> None:
         """Go on behind a block that ended within a line."""
-        if text.strip():
-            self._begin_line(text) if text.endswith("\n") else self._take(text)
+        if text.endswith("\n"):
+            self._begin_line(text)
         elif text:
-            self._say_start(text)
+            self._take(text)
 
     # Blocks -----------------------------------------------------------------------------------------
 
@@ -296,17 +299,28 @@ class IntentReader:
         block.add(piece)
         if piece.endswith("\n"):
             line = "".join(block.line)
-            block.line = []
+            block.line, block.line_size = [], 0
             if self._end_line(block, line):
+                return
+        elif block.kind is _Kind.BARE and block.line_size - len(piece) <= MAX_MARK_CHARACTERS:
+            line = "".join(block.line)
+            if self._opens_at_once(line) and self._end_line(block, line):
                 return
         if block.size > MAX_ACTION_CHARACTERS:
             self._hint = self._hint or _TOO_LONG
             self._release(block)
-        elif not block.is_meant and not block.is_plausible:
+        elif not block.is_meant and not block.is_plausible and not self._may_end(block):
             found = _begins_as_call("".join(block.pieces))
             block.is_plausible = found is True
             if found is False:
                 self._release(block)
+
+    def _may_end(self, block: _Block) -> bool:
+        """Say whether the line that has begun may be the block's last one, or the first behind it."""
+        line = "".join(block.line)
+        if block.kind is _Kind.FENCE:
+            return bool(line) and not _is_long(line) and not line.strip().strip(block.mark[0])
+        return 0 < len(line) < block.size and self._may_open(line)
 
     def _end_line(self, block: _Block, line: str) -> bool:
         """Close the block if this line of it is its last; say whether it was."""
@@ -343,7 +357,7 @@ class IntentReader:
             return
         self._has_begun = True
         wishes = _read(block, is_whole)
-        flaw = find_flaw(wishes)
+        flaw = find_flaw(wishes, self._tools)
         self._blocks += block.is_meant or flaw is None
         if block.is_meant:
             self._confirm()
@@ -352,7 +366,7 @@ class IntentReader:
             self._waiting.append((block.raw, wishes))
             self._waiting_size += block.size
         else:
-            if any(wish.name in TOOLS for wish in wishes):
+            if _CALL_KEY.search(block.raw[:_ENOUGH]) or any(name in block.raw for name in TOOLS):
                 self._hint = (
                     self._hint or f"A block of your answer looks like a tool call, but it is none: {flaw}"
                 )
@@ -419,6 +433,11 @@ class IntentReader:
             self._said = []
 
 
+def _is_long(line: str) -> bool:
+    """Say whether a line is longer than any fence's or patch's first line."""
+    return len(line.removesuffix("\n")) > MAX_MARK_CHARACTERS
+
+
 def _open(line: str, mark: str) -> _Block | None:
     """Return the block that a line opens, if it opens one; `mark` is the line without its indent."""
     if mark.startswith(_THINK):
@@ -430,6 +449,8 @@ def _open(line: str, mark: str) -> _Block | None:
         return _Block(_Kind.BARE, True, language=_MISTRAL)
     if mark[:1] in ("{", "["):
         return _Block(_Kind.BARE, False)
+    if _is_long(line):
+        return None
     if line.rstrip() == _BEGIN:
         return _Block(_Kind.PATCH, True, opener=line)
     found = _FENCE.fullmatch(line)
@@ -450,7 +471,7 @@ def _open_fence(line: str, found: re.Match[str]) -> _Block | None:
 
 def _begins_as_call(body: str) -> bool | None:
     """Say whether a block begins as a tool call does; None as long as that cannot be seen."""
-    start = body.lstrip()
+    start = body[:_ENOUGH].lstrip()
     if is_patch(start):
         return True
     if (found := _FIRST_KEY.match(start)) is not None:

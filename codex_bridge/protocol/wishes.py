@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,13 +46,13 @@ class Wish:
     problem: str | None = None
 
 
-def find_flaw(wishes: list[Wish]) -> str | None:
-    """Return why these are not all calls of known tools with fields that fit; None when they are."""
+def find_flaw(wishes: list[Wish], tools: Mapping[str, ToolSpec]) -> str | None:
+    """Return why these are not all calls of tools with fields that fit; None when they are."""
     try:
         for wish in wishes:
             if wish.problem is not None:
                 return wish.problem
-            check_input(TOOLS[wish.name], wish.arguments)
+            check_input(tools[wish.name], wish.arguments)
     except InvalidField as error:
         return error.message
     return None if wishes else "There is nothing in it."

@@ -208,13 +208,21 @@ class AppServerRuntime:
 
 
 class BriefSandbox:
-    """Implements the port `Sandbox` where no app-server is kept: it lives as long as commands follow each other closely."""
+    """Implements the port `Sandbox` where no app-server is kept: it lives as long as commands follow each other closely.
+
+    With `rest_s` 0 none is left when a command has ended.
+    """
 
     def __init__(
-        self, command: str | None, environ: Mapping[str, str], rest_s: float = SANDBOX_REST_S
+        self,
+        command: str | None,
+        environ: Mapping[str, str],
+        interrupt_grace_s: float = INTERRUPT_GRACE_S,
+        rest_s: float = SANDBOX_REST_S,
     ) -> None:
         self._command = command
         self._environ = environ
+        self._interrupt_grace_s = interrupt_grace_s
         self._rest_s = rest_s
         self._server: AppServerRuntime | None = None
         self._uses = 0
@@ -225,13 +233,15 @@ class BriefSandbox:
         """Run one command in the sandbox; see `Sandbox`."""
         if self._timer is not None:
             self._timer.cancel()
-        server = self._server = self._server or AppServerRuntime(self._command, self._environ)
+        server = self._server = self._server or self._make_server()
         self._uses += 1
         try:
             return await server.run_command(command, on_output)
         finally:
             self._uses -= 1
-            if not self._uses and self._server is not None:
+            if not self._uses and not self._rest_s:
+                await self.stop()
+            elif not self._uses and self._server is not None:
                 self._timer = asyncio.get_running_loop().call_later(self._rest_s, self._let_go)
 
     async def stop(self) -> None:
@@ -241,6 +251,9 @@ class BriefSandbox:
         self._let_go()
         if self._stopping:
             await asyncio.wait(self._stopping)
+
+    def _make_server(self) -> AppServerRuntime:
+        return AppServerRuntime(self._command, self._environ, self._interrupt_grace_s)
 
     def _let_go(self) -> None:
         server, self._server = self._server, None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..adapters.http_client import HttpClient
@@ -24,15 +24,15 @@ from .loop_turn import LoopTurn, Thread
 
 
 class ToolLoopRuntime:
-    """Implements the `Runtime` port for one dialect. `client` reaches the gateway: on loopback, without proxies."""
+    """Implements the `Runtime` port for one dialect, which is made anew for each turn. `client` reaches the gateway: on loopback, without proxies."""
 
     capabilities: Mapping[str, bool] = {
         "deltas": True, "diffs": True, "interrupt": True, "resume": True, "images": True,
         "background_commands": False, "approvals": True, "steer": True,
     }  # fmt: skip
 
-    def __init__(self, dialect: Dialect, tools: Tools, client: HttpClient) -> None:
-        self._dialect = dialect
+    def __init__(self, make_dialect: Callable[[], Dialect], tools: Tools, client: HttpClient) -> None:
+        self._make_dialect = make_dialect
         self._tools = tools
         self._client = client
         self._threads: OrderedDict[str, Thread] = OrderedDict()
@@ -49,7 +49,7 @@ class ToolLoopRuntime:
         thread = self._open_thread(request, emit)
         calls = Calls(self._tools, request, emit, ask, thread.accepted)
         model = Model(self._client, request.route, request.model)
-        turn = LoopTurn(request, self._dialect, model, calls, thread, emit)
+        turn = LoopTurn(request, self._make_dialect(), model, calls, thread, emit)
         # A task of its own: an interrupt cancels it, and not whoever waits for the turn.
         task = asyncio.create_task(turn.play(), name=f"loop of {request.turn_id}")
         self._turns[request.turn_id], self._playing[request.turn_id] = turn, task

@@ -41,9 +41,10 @@ class HostTools:
 
     async def check(self, live: LiveSession, name: str) -> None:
         """Raise what speaks against running a tool now."""
-        session = live.session
-        if live.is_deleted:
-            raise NotFound(f"There is no session {session.id!r}.", code="session_not_found")
+        self._check_capacity()
+        await self._check_place(live, name)
+
+    def _check_capacity(self) -> None:
         if self._is_stopped:
             raise _stopping()
         if len(self._running) >= MAX_HOST_TOOLS:
@@ -52,6 +53,11 @@ class HostTools:
                 code="busy",
                 headers=(("Retry-After", str(BUSY_RETRY_AFTER_S)),),
             )
+
+    async def _check_place(self, live: LiveSession, name: str) -> None:
+        session = live.session
+        if live.is_deleted:
+            raise NotFound(f"There is no session {session.id!r}.", code="session_not_found")
         if not is_unmoved(session.workspace_root):
             raise Conflict(MOVED.message, code=MOVED.code)
         mode = _sandbox_mode(name, session.sandbox_mode)
@@ -66,10 +72,11 @@ class HostTools:
         """Run a tool with checked input. It ends with whoever waits for it; raise what `check` raises."""
         task = asyncio.current_task()
         assert task is not None
-        await self.check(live, name)
+        self._check_capacity()
         place = Place(live.session.workspace_root, live.session.sandbox_mode)
         self._running[task] = live.session.id
         try:
+            await self._check_place(live, name)
             return await self._tools.run(name, arguments, place, on_output)
         except asyncio.CancelledError:
             reason = self._reasons.get(task)

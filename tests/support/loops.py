@@ -194,7 +194,11 @@ class Player:
 
 @asynccontextmanager
 async def player(
-    root: Path, base_url: str, dialect: Dialect, tools: Tools | None = None, idle_timeout_s: float = 20.0
+    root: Path,
+    base_url: str,
+    dialect: Callable[[], Dialect],
+    tools: Tools | None = None,
+    idle_timeout_s: float = 20.0,
 ) -> AsyncIterator[Player]:
     """Run a loop in the directory `root` whose model is the upstream at `base_url`."""
     port = int(base_url.rpartition(":")[2].partition("/")[0])

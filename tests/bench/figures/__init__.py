@@ -17,6 +17,7 @@ from . import (
     runtimes,
     start,
     store,
+    tools,
     translation,
     turns,
 )
@@ -51,5 +52,6 @@ KINDS = (
     Kind("cold", "First messages at once on a cold bridge", concurrency.measure_cold, 180),
     Kind("store", "The store", store.measure, 180),
     Kind("restart", "A start with many sessions", restart.measure, 240),
+    Kind("tools", "Tools of a host in a large repository", tools.measure, 300),
     Kind("memory", "Resident memory", memory.measure, 600),
 )
