@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import ConfigError
 from .limits import MAX_GIVEN_SOCKETS
 from .log import LEVELS, printable
-from .providers import PROVIDERS, AuthMode
+from .providers import PROVIDERS, AuthMode, WireApi
 from .runtime import ExecutionClass
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ PROVIDER_NAMES = tuple(PROVIDERS)
 AUTH_MODES = tuple(AuthMode)
 EXECUTION_CLASSES = ("auto", *ExecutionClass)
 # Which API Codex's model requests are put into; auto asks the provider.
-WIRE_APIS = ("auto", "responses", "chat_completions")
+WIRE_APIS = ("auto", *WireApi)
 
 # What Codex and its commands may see of the bridge's environment. Everything else may be a secret.
 _PASSED_ON = frozenset({

@@ -258,6 +258,11 @@ MAX_TOKENS = 1 << 40
 UNLIMITED = 1 << 62
 # A Responses request carries the whole conversation, images included.
 MAX_GATEWAY_BODY_BYTES = 256 * MIB
+# A function's name as OpenAI's Chat Completions takes it; other upstreams take as much.
+MAX_TOOL_NAME_CHARACTERS = 64
+# How long an upstream without Responses is spoken to as chat before Responses is tried again: it may be upgraded, and one
+# request in an hour that is refused costs nobody anything.
+WIRE_RECHECK_S = 3600.0
 
 # The service manager ------------------------------------------------------------------------------
 # How often `systemctl status` learns how many turns run; only changes are told.
@@ -389,6 +394,18 @@ MAX_IMAGES_BYTES = 40 * MIB
 MAX_ACCEPTED = 1000
 # Texts of a tool's result that are told with it are short ones; the item has the long.
 MAX_TOLD_TEXT_CHARACTERS = 200
+# Of a command's output, a third from its begin and the rest from its end: what a model reads of one step.
+MAX_TOOL_OUTPUT_CHARACTERS = 48 * KIB
+# git answers within a second also in large repositories; a cold disk needs longer.
+GIT_TIMEOUT_S = 30.0
+# Larger ones are nobody's who means well; git is asked what they say.
+MAX_GIT_CONFIG_BYTES = 64 * KIB
+# More changed files are no news but a mistake, such as a build directory that is not ignored.
+MAX_STATUS_FILES = 2000
+# Longer diffs are read by file.
+MAX_DIFF_CHARACTERS = 256 * KIB
+# Tools that hosts run at once, each a process or a thread of this machine.
+MAX_HOST_TOOLS = 16
 
 # Reading intent out of text -----------------------------------------------------------------------
 # The longest patch, escaped in JSON: a block that is longer is text.

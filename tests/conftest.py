@@ -61,6 +61,13 @@ def other_upstream() -> Iterator[Upstream]:
     yield from _serve_upstream()
 
 
+@pytest.fixture(params=["responses", "chat_completions"])
+def each_api(request: pytest.FixtureRequest, upstream: Upstream) -> None:
+    """Run a test twice: on an upstream with Responses, and on one that has Chat Completions alone."""
+    if request.param == "chat_completions":
+        upstream.apis = ("/chat/completions",)
+
+
 @pytest.fixture
 def directories(tmp_path: Path) -> Directories:
     """The private places of this test's bridge; the workspace is a git repository."""

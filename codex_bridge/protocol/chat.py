@@ -7,7 +7,7 @@ chunk of its own. What is none of it is left out, and an error in the middle of 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import BridgeError, CodexFailed, UpstreamFailed
@@ -38,13 +38,14 @@ class CallPiece:
 
 @dataclass(frozen=True, slots=True)
 class ChatDelta:
-    """What one chunk adds to the answer. `usage` is the upstream's own object."""
+    """What one chunk adds to the answer. `usage` is the upstream's own object, `reasoning_field` where reasoning stood."""
 
     text: str = ""
     reasoning: str = ""
     calls: tuple[CallPiece, ...] = ()
     finish_reason: str | None = None
     usage: Json | None = None
+    reasoning_field: str = field(default="", compare=False)
 
 
 class ChatReader:
@@ -70,12 +71,13 @@ class ChatReader:
             data = line[5:].strip()
             if data == _DONE:
                 self.is_done = True
-            elif data:
-                deltas.append(_read_chunk(data))
+            elif data and not self.is_done:
+                deltas.append(read_chunk(data))
         return deltas
 
 
-def _read_chunk(data: bytes) -> ChatDelta:
+def read_chunk(data: bytes) -> ChatDelta:
+    """Read one chunk, or a whole completion of an upstream that does not stream; raise `UpstreamFailed`."""
     try:
         chunk = json_codec.decode(data)
     except BridgeError:
@@ -92,14 +94,17 @@ def _read_chunk(data: bytes) -> ChatDelta:
     found = choice.get("delta") or choice.get("message")
     delta = found if isinstance(found, dict) else {}
     usage = chunk.get("usage")
-    reasoning = next((delta[name] for name in _REASONING if isinstance(delta.get(name), str)), "")
+    reasoning_field = next(
+        (name for name in _REASONING if delta.get(name) and isinstance(delta[name], str)), ""
+    )
     finish = choice.get("finish_reason")
     return ChatDelta(
         _read_text(delta.get("content")),
-        reasoning,
+        delta.get(reasoning_field, ""),
         _read_calls(delta.get("tool_calls")),
         finish if isinstance(finish, str) else None,
         usage if isinstance(usage, dict) else None,
+        reasoning_field,
     )
 
 

@@ -46,9 +46,14 @@ def _parse_usage(data: bytes) -> Usage | None:
         event = json_codec.decode(data)
         if "response" in event:
             return _count_usage(event["response"]["usage"], "input_tokens", "output_tokens")
-        return _count_usage(event["usage"], "prompt_tokens", "completion_tokens")
+        return read_chat_usage(event["usage"])
     except (BridgeError, KeyError, TypeError, AttributeError):
         return None  # another event, or null where none was counted yet
+
+
+def read_chat_usage(usage: dict[str, Any]) -> Usage:
+    """Read the usage of a chat completion."""
+    return _count_usage(usage, "prompt_tokens", "completion_tokens")
 
 
 def _count_usage(usage: Any, read: str, written: str) -> Usage:

@@ -82,9 +82,9 @@ _DONE = (
 )
 _NOT = r"(?:not|never|no|n['\u2019]t|would|could|can|cannot|will|should|must|may|might|if)"
 _ELSEWHERE = (
-    r"\bich habe\b[^.\n]{0,120}\b(?:ge\u00e4ndert|bearbeitet|aktualisiert|erstellt|angelegt|geschrieben|gel\u00f6scht|entfernt|"
+    r"\bich habe\b[^\n]{0,120}\b(?:ge\u00e4ndert|bearbeitet|aktualisiert|erstellt|angelegt|geschrieben|gel\u00f6scht|entfernt|"
     r"hinzugef\u00fcgt|umbenannt|ersetzt|behoben|ausgef\u00fchrt)\b"
-    r"|\bwurden?\b[^.\n]{0,80}\b(?:ge\u00e4ndert|aktualisiert|erstellt|angelegt|gel\u00f6scht|entfernt|hinzugef\u00fcgt|ersetzt|behoben)\b"
+    r"|\bwurden?\b[^\n]{0,80}\b(?:ge\u00e4ndert|aktualisiert|erstellt|angelegt|gel\u00f6scht|entfernt|hinzugef\u00fcgt|ersetzt|behoben)\b"
     r"|\bj['\u2019]ai (?:bien )?(?:modifi\u00e9|cr\u00e9\u00e9|ajout\u00e9|supprim\u00e9|mis \u00e0 jour|corrig\u00e9|remplac\u00e9)"
     r"|\bhe (?:modificado|creado|a\u00f1adido|eliminado|actualizado|corregido|cambiado)\b"
 )

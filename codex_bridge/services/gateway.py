@@ -4,6 +4,8 @@ They send a session's model requests here with a random token of that session; t
 key and streams the upstream's answer through. So the key is in no environment, argument or file that a command
 of the model can read. The token opens nothing else.
 
+Codex speaks Responses alone; where an upstream has only Chat Completions, its requests are translated (`translation`).
+
 It also counts the tokens that a session uses, and remembers how its last request failed, in plain words: what
 reaches Codex is told by Codex in its own.
 """
@@ -12,7 +14,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from .. import log
 from ..adapters.http_client import ClientResponse, HttpClient
@@ -27,10 +29,14 @@ from ..limits import (
 from ..model import new_id
 from ..protocol import json_codec
 from ..protocol.chat import error_message
+from ..protocol.chat_request import to_chat
+from ..protocol.chat_response import ChatAnswer
 from ..protocol.openai import Usage, UsageReader
-from ..runtime import Failure, ModelRoute
+from ..providers import WireApi
+from ..runtime import Emit, Event, Failure, ModelRoute
 from . import forward
-from .backend import Upstream
+from .backend import AUTO, Upstream
+from .translation import Refusal, WireBook, stream_translated
 
 # All that Codex asks of a provider. Whatever else the key may open stays shut.
 _PASSED_ON = frozenset(
@@ -38,6 +44,8 @@ _PASSED_ON = frozenset(
 )
 # A turn's own requests: Codex's, and those of the bridge's tool loops, which read errors as they are.
 _CODEX, _LOOP = "responses", "chat/completions"
+# Has no counterpart in chat. Codex asks its own service alone for it, and others for a summary by an ordinary request.
+_COMPACT = "responses/compact"
 # An event stream gains nothing from compression, and the text of an error must be readable here.
 _NOT_ASKED = frozenset({"accept-encoding"})
 # Refusals that a second try may turn, besides those from 500 on.
@@ -52,15 +60,24 @@ _WAITING_ERROR_CODE = "rate_limit_exceeded"
 _PASSING_ERROR_CODE = "server_error"
 
 OnUsage = Callable[[Usage], None]
+# What an upstream answered, and what makes a reply of it when it is none of its refusals.
+_Asked = tuple[ClientResponse, Callable[[], Response | StreamResponse]]
+
+
+def _tell_nobody(event: Event) -> None:
+    """Take an event that no session is there for."""
 
 
 @dataclass(slots=True)
 class _Lease:
-    """A session's way through the gateway; `upstream` and `on_usage` are those of its newest turn."""
+    """A session's way through the gateway; all but the token and what was `told` are those of its newest turn."""
 
     token: str
     upstream: Upstream
     on_usage: OnUsage
+    emit: Emit
+    wire_api: str
+    told: set[str] = field(default_factory=set)
     failure: Failure | None = None
 
 
@@ -71,17 +88,26 @@ class Gateway:
         self.base_url = ""
         self._client = client
         self._leases: dict[str, _Lease] = {}
+        self._wires = WireBook()
 
-    def open(self, session_id: str, upstream: Upstream, on_usage: OnUsage) -> ModelRoute:
+    def open(
+        self,
+        session_id: str,
+        upstream: Upstream,
+        on_usage: OnUsage,
+        emit: Emit = _tell_nobody,
+        wire_api: str = AUTO,
+    ) -> ModelRoute:
         """Let a session's model requests through to `upstream`; return where Codex sends them.
 
-        `on_usage` is told what each answer has used. Address and token stay the same as long as the session lives:
-        a thread that Codex holds keeps them.
+        `on_usage` is told what each answer has used, `emit` what a host should know; `wire_api` is a `WireApi`, or
+        "auto". Address and token stay the same as long as the session lives: a thread that Codex holds keeps them.
         """
         lease = self._leases.get(session_id)
         # `log` knows it by this shape.
         token = lease.token if lease is not None else new_id("gw") + new_id("gw")
-        self._leases[session_id] = _Lease(token, upstream, on_usage)
+        told = lease.told if lease is not None else set()
+        self._leases[session_id] = _Lease(token, upstream, on_usage, emit, wire_api, told)
         return ModelRoute(f"{self.base_url}/{session_id}", token)
 
     def close(self, session_id: str) -> None:
@@ -92,6 +118,10 @@ class Gateway:
         """Return how the newest model request of the session's turn failed, None when it did not."""
         lease = self._leases.get(session_id)
         return lease.failure if lease else None
+
+    def wire_of(self, upstream: Upstream) -> WireApi | None:
+        """Return the API in which an upstream has answered Codex's requests, None while that is not known."""
+        return self._wires.wire_of(upstream)
 
     async def handle(self, request: Request) -> Response | StreamResponse:
         """Pass one model request on."""
@@ -117,35 +147,110 @@ class Gateway:
     async def _forward(self, request: Request, lease: _Lease, rest: str) -> Response | StreamResponse:
         # Gathered, so that it can be sent again when a resting connection breaks: it is Codex's, and on loopback.
         body = await request.read_body(MAX_GATEWAY_BODY_BYTES)
-        target = f"{lease.upstream.path}/{rest}" + (f"?{request.query}" if request.query else "")
-        answer = await forward.send(self._client, lease.upstream, request, target, body, _NOT_ASKED)
-        # A redirect too: Codex would follow it to wherever it leads.
-        if (answer.head.status >= 300 and request.method != "HEAD") or _is_web_page(answer):
-            return await _refusal(request, answer, lease)
+        wires: tuple[WireApi, ...] = (WireApi.RESPONSES,)
+        if rest in (_CODEX, _COMPACT):
+            wires = self._wires.choose(lease.upstream, lease.wire_api)
+        if rest == _COMPACT and wires[0] is WireApi.CHAT_COMPLETIONS:
+            raise NotFound("The upstream is spoken to as chat completions, which have no responses/compact.")
+        if rest == _CODEX:
+            return await self._answer_codex(request, lease, body, wires)
+        answer = await self._send(request, lease, rest, body)
+        if _is_refused(request, answer):
+            return _refuse(request, Refusal(answer, await answer.read_error_text()), lease)
+        return _pass_through(request, answer, lease, rest)
 
-        def on_failure(problem: UpstreamFailed) -> bytes | None:
+    async def _answer_codex(
+        self, request: Request, lease: _Lease, body: bytes, wires: tuple[WireApi, ...]
+    ) -> Response | StreamResponse:
+        """Ask in each of these APIs until the upstream has it."""
+        refusals: list[Refusal] = []
+        for wire in wires:
+            ask = self._ask_chat if wire is WireApi.CHAT_COMPLETIONS else self._ask_responses
+            answer, reply = await ask(request, lease, body)
+            if not _is_refused(request, answer):
+                self._wires.note(lease.upstream, wire)
+                return reply()
+            refusals.append(Refusal(answer, await answer.read_error_text()))
+            if not refusals[-1].is_of_the_address:
+                return _refuse(request, refusals[-1], lease)
+            self._wires.forget(lease.upstream, wire)
+        return _refuse(request, refusals[0], lease)
+
+    async def _ask_responses(self, request: Request, lease: _Lease, body: bytes) -> _Asked:
+        answer = await self._send(request, lease, _CODEX, body)
+        return answer, lambda: _pass_through(request, answer, lease, _CODEX)
+
+    async def _ask_chat(self, request: Request, lease: _Lease, body: bytes) -> _Asked:
+        upstream = lease.upstream
+        asked = to_chat(json_codec.decode(body), self._wires.reasoning_field(upstream))
+        answer = await self._send(request, lease, _LOOP, json_codec.encode(asked.body))
+        words = ChatAnswer(asked.tools)
+
+        def on_end() -> None:
+            self._wires.note_reasoning(upstream, words.reasoning_field)
+            if words.usage is not None:
+                lease.on_usage(words.usage)
+            if words.cut is not None:
+                lease.failure = _failure(words.cut)
+
+        def on_failure(problem: UpstreamFailed) -> bytes:
             lease.failure = _failure(problem)
-            # As above: no second silence.
-            if problem.code != "upstream_timeout":
-                return None
-            if rest == _LOOP:
-                return b"\n\ndata: " + _encode_error(problem) + b"\n\n"
-            return b"\n\n" + _failed_event(problem.message, _FINAL_ERROR_CODE)
+            code = _FINAL_ERROR_CODE if problem.code == "upstream_timeout" else _PASSING_ERROR_CODE
+            return b"\n\n" + _failed_event(problem.message, code)
 
-        reader = UsageReader()
+        def reply() -> StreamResponse:
+            _tell_left_out(lease, asked.left_out)
+            return stream_translated(request, answer, words, on_end, on_failure)
 
-        def on_piece(piece: bytes) -> None:
-            usage = reader.feed(piece)
-            if usage is not None:
-                lease.on_usage(usage)
+        return answer, reply
 
-        return forward.stream_through(request, answer, on_failure, on_piece)
+    async def _send(self, request: Request, lease: _Lease, rest: str, body: bytes) -> ClientResponse:
+        target = f"{lease.upstream.path}/{rest}" + (f"?{request.query}" if request.query else "")
+        return await forward.send(self._client, lease.upstream, request, target, body, _NOT_ASKED)
 
 
-async def _refusal(request: Request, answer: ClientResponse, lease: _Lease) -> Response | StreamResponse:
+def _tell_left_out(lease: _Lease, names: tuple[str, ...]) -> None:
+    """Tell a session's host what does not reach its upstream, each once."""
+    new = [name for name in names if name not in lease.told]
+    if new:
+        lease.told.update(new)
+        message = f"The provider is spoken to as chat completions, which have no {', '.join(new)}: left out."
+        lease.emit({"type": "warning", "code": "left_out", "message": message})
+
+
+def _is_refused(request: Request, answer: ClientResponse) -> bool:
+    # A redirect too: Codex would follow it to wherever it leads.
+    return (answer.head.status >= 300 and request.method != "HEAD") or _is_web_page(answer)
+
+
+def _pass_through(
+    request: Request, answer: ClientResponse, lease: _Lease, rest: str
+) -> Response | StreamResponse:
+    """Return an answer as it comes."""
+
+    def on_failure(problem: UpstreamFailed) -> bytes | None:
+        lease.failure = _failure(problem)
+        # No second silence: Codex is told to give up.
+        if problem.code != "upstream_timeout":
+            return None
+        if rest == _LOOP:
+            return b"\n\ndata: " + _encode_error(problem) + b"\n\n"
+        return b"\n\n" + _failed_event(problem.message, _FINAL_ERROR_CODE)
+
+    reader = UsageReader()
+
+    def on_piece(piece: bytes) -> None:
+        usage = reader.feed(piece)
+        if usage is not None:
+            lease.on_usage(usage)
+
+    return forward.stream_through(request, answer, on_failure, on_piece)
+
+
+def _refuse(request: Request, refusal: Refusal, lease: _Lease) -> Response | StreamResponse:
     """Answer what the upstream refused, so that Codex tries again only where that can help."""
+    answer, body = refusal.answer, refusal.body
     status = answer.head.status
-    body = await answer.read_error_text()
     wait_s = _read_retry_after(answer)
     passes = (status >= 500 or status in _RETRIED) and _NO_CREDIT.encode() not in body
     passes = passes and wait_s <= MAX_RETRY_AFTER_S

@@ -173,14 +173,15 @@ class TurnPlayer:
             approval_policy=session.approval_policy,
             text=prompt.text,
             model=turn.backend.settings.default_model,
-            route=self._open_route(session, turn.backend),
+            route=self._open_route(turn),
             images=prompt.images,
             context={**session.context, **prompt.context},
             execution_class=execution_class,
             history=() if is_native else _history(session, turn.id),  # Codex keeps its own
         )
 
-    def _open_route(self, session: Session, backend: Backend) -> ModelRoute | None:
+    def _open_route(self, turn: Turn) -> ModelRoute | None:
+        session, backend = turn.live.session, turn.backend
         if backend.route is None:
             return None
 
@@ -188,7 +189,13 @@ class TurnPlayer:
             so_far = session.usage or {}
             session.usage = {name: so_far.get(name, 0) + number for name, number in usage.items()}
 
-        return self._gateway.open(session.id, backend.route, on_usage)
+        return self._gateway.open(
+            session.id,
+            backend.route,
+            on_usage,
+            lambda event: self._on_event(turn, event),
+            backend.settings.wire_api,
+        )
 
     async def _find_obstacle(self, turn: Turn) -> Failure | None:
         """Return what must keep the turn from running."""

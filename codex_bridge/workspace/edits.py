@@ -28,7 +28,7 @@ from ..limits import (
 from ..protocol.diffs import render_file, render_hunks
 from ..protocol.hunks import Action, Edit, FilePatch, PatchInvalid, PatchMismatch, apply_hunks
 from ..protocol.patch import parse_patch
-from ..protocol.tools import ToolResult, limit_hit
+from ..protocol.tools import FileEdit, ToolResult, limit_hit
 from .jail import Jail, Parts, Spot, kind_of, refuse, told
 from .place import Place, Refused, Watch, off_loop
 
@@ -513,7 +513,16 @@ def _result(root: str, changes: list[_State]) -> ToolResult:
         limits = (
             limit_hit("diff_characters", MAX_DIFF_CHARACTERS, "The diff was cut there; all of it was done."),
         )
-    return ToolResult(data={"files": files, "diff": diff}, limits=limits, diffs=tuple(diffs))
+    edits = tuple(_edit(state) for state in changes if not state.is_moved)
+    return ToolResult(data={"files": files, "diff": diff}, limits=limits, diffs=tuple(diffs), edits=edits)
+
+
+def _edit(state: _State) -> FileEdit:
+    """Return a change with its whole texts, of which the diff of a turn is made."""
+    origin = state.came_from
+    if origin is None:
+        return FileEdit(state.path, state.before.text if state.before else None, state.text)
+    return FileEdit(origin.path, origin.before.text if origin.before else None, state.text, state.path)
 
 
 def _tell(root: str, state: _State) -> tuple[Json, Json, str]:

@@ -1,4 +1,4 @@
-"""A scripted model on loopback: `/v1/responses` as an event stream, as the user's message asks for it.
+"""A scripted model on loopback: an event stream as the user's message asks for it, in `/v1/responses` or in chat.
 
 A program of its own (`python upstream.py`; prints its port), so that its work is counted as nobody else's.
 Answers without a gap are made once and sent with one write; with a gap each delta is made when it is due and
@@ -8,12 +8,13 @@ bears the time.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import functools
 import itertools
 import json
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 SCRIPT = re.compile(rb"bench deltas=(\d+) first=(\d+) gap=(\d+) size=(\d+)")
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -63,11 +64,43 @@ def closing(text: str, count: int) -> bytes:
     return encode(item) + encode(done) + LAST_CHUNK
 
 
+def chat_chunk(value: Mapping[str, object]) -> bytes:
+    """Encode one chunk of a chat completion as one chunk of the answer."""
+    about = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "demo"}
+    data = f"data: {json.dumps({**about, **value})}\n\n".encode()
+    return b"%x\r\n%s\r\n" % (len(data), data)
+
+
+def chat_delta(text: str) -> bytes:
+    """Encode one delta of a chat completion."""
+    return chat_chunk({"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": None}]})
+
+
+def chat_closing(text: str, count: int) -> bytes:
+    """Encode the end of a chat completion; `text` has been said."""
+    stop = chat_chunk({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+    usage = {"prompt_tokens": 1000, "completion_tokens": count, "total_tokens": 1000 + count}
+    return stop + chat_chunk({"choices": [], "usage": usage}) + b"e\r\ndata: [DONE]\n\n\r\n" + LAST_CHUNK
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Words:
+    """How an API says what comes before the deltas, a delta, and what comes behind them."""
+
+    opening: Callable[[], bytes]
+    delta: Callable[[str], bytes]
+    closing: Callable[[str, int], bytes]
+
+
+RESPONSES = Words(opening, delta, closing)
+CHAT = Words(bytes, chat_delta, chat_closing)
+
+
 @functools.cache
-def answer(count: int, size: int) -> bytes:
+def answer(words: Words, count: int, size: int) -> bytes:
     """Return all bytes of an answer without a gap."""
     parts = [f"{number} ".ljust(size, "x")[-size:] for number in range(count)]
-    return opening() + b"".join(map(delta, parts)) + closing("".join(parts), count)
+    return words.opening() + b"".join(map(words.delta, parts)) + words.closing("".join(parts), count)
 
 
 class Upstream(asyncio.Protocol):
@@ -77,6 +110,7 @@ class Upstream(asyncio.Protocol):
         self.loop = asyncio.get_running_loop()
         self.data = bytearray()
         self.item_id = b""
+        self.words = RESPONSES
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -94,6 +128,7 @@ class Upstream(asyncio.Protocol):
             self.transport.write(NOT_FOUND)
             return
         # The conversation so far is in the request too: the last one asks for this answer.
+        self.words = CHAT if b"/chat/completions" in request.split(b"\r\n", 1)[0] else RESPONSES
         count, first, gap, size = map(int, found[-1])
         self.loop.call_later(first / 1000, self.start, count, gap, size)
 
@@ -114,18 +149,18 @@ class Upstream(asyncio.Protocol):
         self.item_id = b"msg_%010d" % next(ITEM_NUMBERS)
         self.transport.write(HEAD)
         if not gap:
-            self.write(answer(count, size))
+            self.write(answer(self.words, count, size))
             return
-        self.write(opening())
+        self.write(self.words.opening())
         self.send_next([], count, gap / 1000, self.loop.time())
 
     def send_next(self, sent: list[str], count: int, gap: float, due: float) -> None:
         """Send one delta with the time of now in it, the next `gap` seconds after this one was due."""
         if len(sent) == count:
-            self.write(closing("".join(sent), count))
+            self.write(self.words.closing("".join(sent), count))
             return
         sent.append(f"@{time.monotonic_ns()} ")
-        self.write(delta(sent[-1]))
+        self.write(self.words.delta(sent[-1]))
         self.loop.call_at(due + gap, self.send_next, sent, count, gap, due + gap)
 
 

@@ -1,4 +1,4 @@
-"""A turn that works: commands and edits are in the workspace, their truth is on the stream, the sandbox holds."""
+"""A turn that works: commands and edits are in the workspace, their truth is on the stream, the sandbox holds. On both APIs."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from tests.support.bridge import Bridge
 from tests.support.sse import Event, Stream
 from tests.support.upstream import Upstream, add, change, patch, remove, rounds, run, say
 
-pytestmark = [pytest.mark.codex, pytest.mark.smoke]
+pytestmark = [pytest.mark.codex, pytest.mark.smoke, pytest.mark.usefixtures("each_api")]
 
 
 def play(one: Bridge, message: str = "Do it") -> Stream:

@@ -33,6 +33,7 @@ def assert_next_turn_works(one: Bridge, upstream: Upstream, session_id: str, str
     assert session["messages"][-1]["text"] == "All is well."
 
 
+@pytest.mark.usefixtures("each_api")
 @pytest.mark.parametrize(
     ("status", "code"),
     [
@@ -46,16 +47,17 @@ def assert_next_turn_works(one: Bridge, upstream: Upstream, session_id: str, str
     ],
 )
 def test_an_upstream_that_refuses(bridge: BridgeFactory, upstream: Upstream, status: int, code: str) -> None:
-    upstream.script = rounds(Failure(status, "the model has left the building"))
+    upstream.script = rounds(Failure(status, "unknown model: it has left the building"))
     one = bridge()
     session_id, stream, failed = fail(one)
     assert (failed["status"], failed["last_error_code"]) == ("error", code)
-    assert "the model has left the building" in failed["last_error"]
+    assert "unknown model: it has left the building" in failed["last_error"]
     assert "\n" not in failed["last_error"]
     assert len(upstream.requests) == 1 or status >= 429, "asking again is no use"
     assert_next_turn_works(one, upstream, session_id, stream)
 
 
+@pytest.mark.usefixtures("each_api")
 def test_a_hiccup_is_overcome(bridge: BridgeFactory, upstream: Upstream) -> None:
     answers: Iterator[Answer] = iter([Failure(500), say("to be contin", ABORT), say("Third time lucky.")])
     upstream.script = lambda request: next(answers)
@@ -70,6 +72,7 @@ def test_a_hiccup_is_overcome(bridge: BridgeFactory, upstream: Upstream) -> None
     assert "warning" in kinds(stream.events)
 
 
+@pytest.mark.usefixtures("each_api")
 def test_an_upstream_that_is_busy_is_asked_again_when_it_says(
     bridge: BridgeFactory, upstream: Upstream
 ) -> None:
@@ -87,6 +90,7 @@ def test_an_upstream_that_is_busy_is_asked_again_when_it_says(
     assert all("too many at once" in message and "1s" in message for message in retries)
 
 
+@pytest.mark.usefixtures("each_api")
 def test_an_upstream_that_closes_in_mid_stream(bridge: BridgeFactory, upstream: Upstream) -> None:
     upstream.script = rounds(say("to be contin", ABORT))
     one = bridge()
@@ -122,6 +126,7 @@ def stall_in_the_answer(gate: Gate) -> Answer:
     return say("let me think ", gate, "of it")
 
 
+@pytest.mark.usefixtures("each_api")
 @pytest.mark.parametrize(
     ("stall", "limit"),
     [
@@ -170,6 +175,7 @@ def test_one_bad_upstream_answer_leaves_other_sessions_alone(
     assert one.session(calm)["messages"][-1]["text"] == "calm and steady"
 
 
+@pytest.mark.usefixtures("each_api")
 def test_a_line_of_five_megabytes(bridge: BridgeFactory, upstream: Upstream) -> None:
     size = 5_000_000
     upstream.script = rounds(say("x" * size))

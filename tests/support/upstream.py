@@ -10,8 +10,9 @@ A test gives it a script, a callable that takes one parsed request and returns w
     gate.wait()     # a stream has come to the gate: "first half " is on its way, nothing more
     gate.release()
 
-The same script answers both APIs, each in its own words; `upstream.apis` are those that it has (the other is 404).
-Every request is kept (`upstream.requests`), but GETs, with which the bridge looks whether anybody answers (`upstream.looks`). A stream at a gate notices when its peer leaves
+The same script answers both APIs, each in its own words; `upstream.apis` are those that it has. A request for another
+is refused with `upstream.stray`, and its path kept in `upstream.strays`.
+Every other request is kept (`upstream.requests`), but GETs, with which the bridge looks whether anybody answers (`upstream.looks`). A stream at a gate notices when its peer leaves
 (`request.abandoned`).
 """
 
@@ -122,8 +123,8 @@ def _created() -> Json:
     return {"type": "response.created", "response": {"id": f"resp_{next(_ids)}"}}
 
 
-def _completed() -> Json:
-    return {"type": "response.completed", "response": {"id": f"resp_{next(_ids)}", "usage": USAGE}}
+def _completed(usage: Json = USAGE) -> Json:
+    return {"type": "response.completed", "response": {"id": f"resp_{next(_ids)}", "usage": usage}}
 
 
 def _message(parts: Iterable[Part]) -> Iterator[Step]:
@@ -139,6 +140,31 @@ def _message(parts: Iterable[Part]) -> Iterator[Step]:
             yield part
     whole = {**item, "content": [{"type": "output_text", "text": "".join(said)}]}
     yield {"type": "response.output_item.done", "output_index": 0, "item": whole}
+
+
+def think(text: str, then: Stream) -> Stream:
+    """Have the model think before it answers."""
+
+    def steps() -> Iterator[Step]:
+        item: Json = {"type": "reasoning", "id": f"rs_{next(_ids)}", "summary": []}
+        place = {"item_id": item["id"], "output_index": 0, "summary_index": 0}
+        part = {"type": "summary_text", "text": ""}
+        first, *others = then.steps()
+        yield first
+        yield {"type": "response.output_item.added", "output_index": 0, "item": item}
+        yield {"type": "response.reasoning_summary_part.added", **place, "part": part}
+        yield {"type": "response.reasoning_summary_text.delta", **place, "delta": text}
+        whole = {**item, "summary": [{"type": "summary_text", "text": text}]}
+        yield {"type": "response.output_item.done", "output_index": 0, "item": whole}
+        yield from others
+
+    return Stream(steps)
+
+
+def crowded(answer: Stream) -> Stream:
+    """Say an answer, and that the conversation now fills more than any model can hold: Codex sums it up then."""
+    size = {"input_tokens": 9_000_000, "total_tokens": 9_000_005}
+    return Stream(lambda: [*list(answer.steps())[:-1], _completed({**USAGE, **size})])
 
 
 def _call(name: str, arguments: Json, **more: str) -> Step:
@@ -257,7 +283,10 @@ class Request:
         if self._last_user < 0:
             return ""
         content = self.input[self._last_user]["content"]
-        return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+        if not isinstance(content, str):
+            return "".join(part.get("text", "") for part in content)
+        # In a chat request Codex's own words are in the same message.
+        return content.rpartition("</environment_context>\n\n")[2]
 
     @property
     def outputs(self) -> list[Any]:
@@ -289,6 +318,8 @@ class ChatWords:
         item = step.get("item", {})
         if step["type"] == "response.output_text.delta":
             yield self._chunk({"content": step["delta"]})
+        elif step["type"] == "response.reasoning_summary_text.delta":
+            yield self._chunk({"reasoning_content": step["delta"]})
         elif step["type"] == "response.output_item.done" and item["type"] == "function_call":
             index, self._calls = self._calls, self._calls + 1
             named = {"name": item["name"], "arguments": ""}
@@ -304,11 +335,14 @@ class ChatWords:
                 yield self._chunk({"tool_calls": [{"index": index, "function": {"arguments": piece}}]})
         elif step["type"] == "response.completed":
             yield self._chunk({}, "tool_calls" if self._calls else "stop")
-            details = {
-                "prompt_tokens_details": {"cached_tokens": 4},
-                "completion_tokens_details": {"reasoning_tokens": 2},
+            used = step["response"]["usage"]
+            usage = {
+                "prompt_tokens": used["input_tokens"],
+                "prompt_tokens_details": used["input_tokens_details"],
+                "completion_tokens": used["output_tokens"],
+                "completion_tokens_details": used["output_tokens_details"],
+                "total_tokens": used["total_tokens"],
             }
-            usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15, **details}
             yield {"id": "chatcmpl-1", "object": "chat.completion.chunk", "choices": [], "usage": usage}
 
     @staticmethod
@@ -354,7 +388,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         request = self._take()
         if not request.path.endswith(self.server.upstream.apis):
-            return self._fail(Failure(404, f"there is no {request.path} here"))
+            self.server.upstream.strays.append(request.path)
+            return self._fail(self.server.upstream.stray)
+        self.server.upstream.keep(request)
         answer = self.server.upstream.script(request)
         if isinstance(answer, Gate):
             if not answer.hold(self.connection):
@@ -375,9 +411,7 @@ class _Handler(BaseHTTPRequestHandler):
         raw = self._read_body()
         body = json.loads(raw) if raw else {}
         headers = {name.lower(): value for name, value in self.headers.items()}
-        request = Request(self.command, self.path, headers, raw, body)
-        self.server.upstream.keep(request)
-        return request
+        return Request(self.command, self.path, headers, raw, body)
 
     def _read_body(self) -> bytes:
         if self.headers.get("transfer-encoding") is None:
@@ -452,6 +486,8 @@ class Upstream:
         self.script: Script = rounds(say("Hello."))
         self.apis: tuple[str, ...] = ("/responses", "/responses/compact", "/chat/completions")
         self.models: list[str] = []
+        self.stray = Failure(404, "there is no such address here")
+        self.strays: list[str] = []
         self.requests: list[Request] = []
         self.looks: list[str] = []
         self.errors: list[BaseException | None] = []

@@ -32,11 +32,16 @@ class Codex:
         self.port = port
         self.token = token
 
-    async def post(self, *headers: str, path: str = "/s/responses", credential: str | None = None) -> Reply:
+    async def post(
+        self,
+        *headers: str,
+        path: str = "/s/responses",
+        credential: str | None = None,
+        body: bytes = b"{}",
+    ) -> Reply:
         credential = credential if credential is not None else f"Bearer {self.token}"
-        data = request(
-            f"POST {path} HTTP/1.1", f"Authorization: {credential}", "Content-Length: 2", *headers, body=b"{}"
-        )
+        head = (f"POST {path} HTTP/1.1", f"Authorization: {credential}", f"Content-Length: {len(body)}")
+        data = request(*head, *headers, body=body)
         async with connected(self.port) as peer:
             await peer.send(data)
             return await peer.reply()

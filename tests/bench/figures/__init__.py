@@ -18,6 +18,7 @@ from . import (
     start,
     store,
     tools,
+    translation,
     turns,
 )
 
@@ -38,6 +39,12 @@ KINDS = (
     Kind("turns", "One turn: the bridge against the app-server driven directly", turns.measure, 420),
     Kind("pace", "Delay of a delta while the model writes 100 a second", turns.measure_pace, 120),
     Kind("exec", "One turn: codex exec against the app-server", runtimes.measure, 180),
+    Kind(
+        "translation",
+        "One turn: an upstream with chat alone against one with Responses",
+        translation.measure,
+        300,
+    ),
     Kind("subscribers", "One turn, many subscribers", fanout.measure_subscribers, 180),
     Kind("stalled", "Subscribers that never read", fanout.measure_stalled, 120),
     Kind("idle", "Idle streams", idle_streams.measure, 120),
