@@ -263,6 +263,8 @@ MAX_TOOL_NAME_CHARACTERS = 64
 # How long an upstream without Responses is spoken to as chat before Responses is tried again: it may be upgraded, and one
 # request in an hour that is refused costs nobody anything.
 WIRE_RECHECK_S = 3600.0
+# Upstreams of which that is remembered: sessions may name their own. One that is forgotten is asked again.
+MAX_KNOWN_UPSTREAMS = 1000
 
 # The service manager ------------------------------------------------------------------------------
 # How often `systemctl status` learns how many turns run; only changes are told.

@@ -16,7 +16,7 @@ from .. import log
 from ..adapters.http_client import ClientResponse, Origin
 from ..adapters.http_server import Request, Stream, StreamResponse
 from ..errors import BridgeError, UpstreamFailed
-from ..limits import WIRE_RECHECK_S
+from ..limits import MAX_KNOWN_UPSTREAMS, WIRE_RECHECK_S
 from ..protocol import json_codec
 from ..protocol.chat import error_message
 from ..protocol.chat_response import ChatAnswer
@@ -87,6 +87,8 @@ class WireBook:
         if known is not None and known.wire is wire and _age(known) <= WIRE_RECHECK_S:
             return
         self._known[place] = _Known(wire, _now(), known.reasoning_field if known else None)
+        while len(self._known) > MAX_KNOWN_UPSTREAMS:
+            del self._known[next(iter(self._known))]
         if wire is WireApi.CHAT_COMPLETIONS and (known is None or known.wire is not wire):
             log.info("Codex's requests reach %s%s as chat completions", *place)
 

@@ -154,7 +154,8 @@ class Verification:
         trial = Trial(self._runtime, self._directory, session_id, mode)
         route = None
         if backend.route is not None:
-            route = self._gateway.open(session_id, backend.route, lambda usage: None)
+            wire_api = backend.settings.wire_api
+            route = self._gateway.open(session_id, backend.route, lambda usage: None, wire_api=wire_api)
         try:
             result = await trial.play(execution_class, backend.settings.default_model, route)
         finally:
