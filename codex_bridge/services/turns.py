@@ -282,7 +282,7 @@ class TurnService:
                 begun = turns.update(turn.id, "running", started_at=now_ms())
                 await asyncio.wait([self._recorder.secure(turn.live, begun)], timeout=MAX_HOLD_S)
             outcome = await self._player.play(turn)
-            if outcome.unheard and outcome.status is TurnStatus.COMPLETED:
+            if outcome.unheard and outcome.status is TurnStatus.COMPLETED and not turn.live.is_deleted:
                 self._follow_up(turn, turn.steers[-outcome.unheard :])
         finally:
             self._end(turn, outcome)
