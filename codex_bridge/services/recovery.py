@@ -83,7 +83,10 @@ async def mark_clean(database: Database) -> None:
 async def _read_drafts(database: Database, live: LiveSession, row: TurnRow) -> None:
     """Find out what a turn had said of answers that were not complete yet."""
     request = row.request or {}
-    found = await database.read(events.select_stored(live.key, live.log.epoch, request.get("after", 0)))
+    epoch = live.log.epoch
+    # A turn that has waited through a kill tells in a numbering that began only then.
+    after = request.get("after", 0) if request.get("epoch") == epoch else 0
+    found = await database.read(events.select_stored(live.key, epoch, after))
     for frame in found:
         name, data = sse.decode_event(frame)
         if name == "session.event":

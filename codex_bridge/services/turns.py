@@ -363,13 +363,14 @@ def _place(session: Session, turn: Turn) -> None:
 
 
 def _to_row(turn: Turn, queued: bool) -> TurnRow:
-    """Return what is stored of a turn: enough to begin it, and behind which event what it tells comes."""
+    """Return what is stored of a turn: enough to begin it, and behind which event of which numbering it tells."""
     prompt, now = turn.prompt, now_ms()
     request = {
         "text": prompt.text,
         "images": list(prompt.images),
         "context": prompt.context,
         "after": turn.live.log.seq,
+        "epoch": turn.live.log.epoch,
     }
     status = "queued" if queued else "running"
     return TurnRow(turn.id, turn.live.key, status, request, now, None if queued else now, None, None)
