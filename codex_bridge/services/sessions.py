@@ -45,6 +45,8 @@ class SessionService:
         self._deleting: set[int] = set()
         self._last_key = 0
         self._count = 0
+        # All up to this key were deleted together.
+        self._all_gone_up_to = 0
         # Told that there is something to clear up.
         self.on_delete: Callable[[], None] = lambda: None
 
@@ -177,26 +179,28 @@ class SessionService:
         try:
             await self._database.commit(sessions.delete(key), sync=False)
         finally:
+            is_counted = key in self._deleting  # else it went with all others meanwhile
             self._deleting.discard(key)
         if session_id in self._loading:
             # Somebody reads it, perhaps from before.
             await asyncio.wait([self._loading[session_id]])
         live = self._live.get(session_id)
-        if live is None or self._forget(live):
+        if is_counted and (live is None or self._forget(live)):
             self._count -= 1
             self.on_delete()
         return live
 
-    async def delete_all(self) -> int:
-        """Forget all sessions; return how many there were."""
-        count, last_key = self._count, self._last_key
+    async def delete_all(self) -> tuple[int, list[LiveSession]]:
+        """Forget all sessions; return how many there were, and those in memory, whose turns are the caller's affair."""
+        last_key = self._last_key
         await self._database.commit(sessions.delete_all(), sync=False)
-        for live in self.loaded():
-            if live.key <= last_key:
-                self._forget(live)
-        self._count -= count
+        # What was stored before it was counted before: the store tells in the order in which things came.
+        count, self._count = self._count, 0
+        self._deleting.clear()
+        self._all_gone_up_to = last_key
+        gone = [live for live in self.loaded() if live.key <= last_key and self._forget(live)]
         self.on_delete()
-        return count
+        return count, gone
 
     def _forget(self, live: LiveSession) -> bool:
         if live.is_deleted:
@@ -216,6 +220,8 @@ class SessionService:
         if found is None:
             raise _not_found(session_id)
         row, session, next_position, frames = found
+        if row.key <= self._all_gone_up_to:
+            raise _not_found(session_id)  # it was read from before
         for frame in frames:
             name, data = sse.decode_event(frame)
             if name == "session.event":

@@ -157,10 +157,9 @@ class TurnService:
 
     async def delete_all_sessions(self) -> int:
         """Do so with all sessions; return how many there were."""
-        live = self._sessions.loaded()
-        count = await self._sessions.delete_all()
-        for each in live:
-            self._drop(each)
+        count, gone = await self._sessions.delete_all()
+        for live in gone:
+            self._drop(live)
         return count
 
     def warm_up(self, sandbox_mode: str) -> None:

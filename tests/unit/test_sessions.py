@@ -2,8 +2,11 @@
 
 import asyncio
 import gc
+import threading
 import weakref
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +19,8 @@ from codex_bridge.services.live import LiveSession
 from codex_bridge.services.sessions import SessionService
 from codex_bridge.services.transcript import Transcript
 from codex_bridge.store import sessions as rows
-from tests.unit.loop import on_loop
+from tests.unit.loop import BOUND_S, on_loop
+from tests.unit.store import until
 from tests.unit.stored import Stored, stored
 from tests.unit.test_event_log import ALL, Follower, decode
 
@@ -300,3 +304,55 @@ async def test_a_session_is_deleted_without_being_read(tmp_path: Path) -> None:
             assert isinstance(read, NotFound) and deleted is None
         assert live.is_deleted
         assert len(one.sessions) == 0
+
+
+@on_loop
+async def test_a_session_that_is_read_while_all_are_deleted_is_gone(tmp_path: Path) -> None:
+    async with stored(tmp_path) as one:
+        session_id = await fill(one)
+    async with stored(tmp_path) as one:
+        entered, gate = threading.Event(), threading.Event()
+
+        def hold(sql: str) -> None:
+            # The row was found; what belongs to it is still to be read.
+            if "FROM messages" in sql:
+                entered.set()
+                assert gate.wait(BOUND_S)
+
+        def trace_reader(connection: Any) -> None:
+            connection.set_trace_callback(hold)
+
+        await one.database.read(trace_reader)
+        reading = asyncio.create_task(one.sessions.get(session_id))
+        await until(entered.is_set)
+        assert await one.sessions.delete_all() == (1, [])
+        gate.set()
+        with pytest.raises(NotFound):
+            await reading
+        assert (len(one.sessions), one.sessions.loaded()) == (0, [])
+        with pytest.raises(NotFound):
+            await one.sessions.get(session_id)
+
+
+TOGETHER: dict[str, Callable[[Stored, LiveSession, str], list[Coroutine[Any, Any, object]]]] = {
+    "creates first": lambda one, live, name: [one.create(1), one.sessions.delete_all()],
+    "creates last": lambda one, live, name: [one.sessions.delete_all(), one.create(1)],
+    "deletes one first": lambda one, live, name: [one.sessions.delete(live), one.sessions.delete_all()],
+    "deletes one last": lambda one, live, name: [one.sessions.delete_all(), one.sessions.delete(live)],
+    "deletes one unread": lambda one, live, name: [one.sessions.delete_row(name), one.sessions.delete_all()],
+}
+
+
+@pytest.mark.parametrize("together", TOGETHER.values(), ids=TOGETHER)
+@on_loop
+async def test_sessions_are_counted_right_when_all_are_deleted_meanwhile(
+    tmp_path: Path, together: Callable[[Stored, LiveSession, str], list[Coroutine[Any, Any, object]]]
+) -> None:
+    async with stored(tmp_path) as one:
+        names = [live.session.id for live in await one.create(3)]
+    async with stored(tmp_path) as one:
+        live = await one.sessions.get(names[0])
+        outcomes = await asyncio.gather(*together(one, live, names[1]), return_exceptions=True)
+        assert all(not isinstance(each, Exception) or isinstance(each, NotFound) for each in outcomes)
+        assert len(one.sessions) == await one.database.read(rows.count())
+        assert [live.key for live in one.sessions.loaded()] == [4] * len(one.sessions)
