@@ -81,11 +81,15 @@ Query = Callable[[Connection], Result]
 
 @dataclass(eq=False, slots=True)
 class _Job:
-    """Writes that are stored together, and who waits for it: nobody when they were posted."""
+    """Writes that are stored together, and who waits for it: nobody when they were posted.
+
+    Those that are kept stay where they are in the order when the disk does not take them.
+    """
 
     writes: tuple[Write, ...]
     waiter: asyncio.Future[None] | None = None
     is_sync: bool = False
+    is_kept: bool = True
     problem: Exception | None = None
 
 
@@ -142,20 +146,21 @@ class Database:
         if lost:
             log.error("%s", lost)
 
-    async def commit(self, *writes: Write, sync: bool = True) -> None:
+    async def commit(self, *writes: Write, sync: bool = True, keep: bool = False) -> None:
         """Store `writes` in one transaction, behind all that was posted before, and return once it is there.
 
         With `sync` it is safe against a power failure, else against the death of this process. Without writes it
-        waits for what was posted. Raises `StoreFailed`, and then nothing of `writes` is stored. Who is cancelled while
-        it waits does not call `writes` back.
+        waits for what was posted. Raises `StoreFailed`, and then nothing of `writes` is stored; with `keep` they are
+        from then on as if they had been posted when this was called. Who is cancelled while it waits does not call
+        `writes` back.
         """
-        if self._problem is not None:
-            raise self._failure(self._problem)
-        if not self._is_open:
-            raise self._failure("it is not open")
+        if self._problem is not None or not self._is_open:
+            if keep:
+                self.post(*writes)
+            raise self._failure(self._problem or "it is not open")
         waiter = self._new_future()
         with self._changed:
-            self._jobs.append(_Job(writes, waiter, sync))
+            self._jobs.append(_Job(writes, waiter, sync, keep))
             self._act_in(0)
         await waiter
 
@@ -330,12 +335,12 @@ class Database:
         return None
 
     def _fail(self, jobs: list[_Job], reason: str) -> None:
-        """Keep what nobody waits for, and tell the others; also those that came meanwhile."""
+        """Keep what is to be kept, and tell who waits; also those that came meanwhile."""
         with self._changed:
             is_new = self._problem is None
             self._problem = reason
             jobs = [*jobs, *self._jobs]
-            self._jobs = deque(job for job in jobs if job.waiter is None)
+            self._jobs = deque(_Job(job.writes) for job in jobs if job.is_kept)
             self._has_given_up = self._is_ending
             self._due = time.monotonic() + (0 if self._is_ending else STORE_RETRY_S)
         if is_new:
@@ -356,7 +361,7 @@ class Database:
             problem = self._explain(job.problem)
             if job.waiter is not None:
                 outcomes.append((job.waiter, None, problem))
-            elif problem is not None:
+            if job.is_kept and problem is not None:
                 log.error("A write is lost: %s", problem)
         _settle(outcomes)
 

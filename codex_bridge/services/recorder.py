@@ -134,10 +134,9 @@ class Recorder:
         if not writes:
             return
         try:
-            await self._database.commit(*writes, sync=False)
+            await self._database.commit(*writes, sync=False, keep=True)
         except StoreFailed:
             self._owed.add(live)
-            self._database.post(*writes)
         else:
             # The store takes things in order: what it owed before is written as well.
             self._owed.clear()

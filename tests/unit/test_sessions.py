@@ -2,14 +2,17 @@
 
 import asyncio
 import gc
+import sqlite3
 import threading
 import weakref
 from collections.abc import Callable, Coroutine
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from codex_bridge.adapters import database as database_module
 from codex_bridge.adapters.database import Connection
 from codex_bridge.errors import InvalidField, NotFound, StoreDamaged
 from codex_bridge.model import Message, Role, Session, SessionStatus, new_id
@@ -356,3 +359,31 @@ async def test_sessions_are_counted_right_when_all_are_deleted_meanwhile(
         assert all(not isinstance(each, Exception) or isinstance(each, NotFound) for each in outcomes)
         assert len(one.sessions) == await one.database.read(rows.count())
         assert [live.key for live in one.sessions.loaded()] == [4] * len(one.sessions)
+
+
+@on_loop
+async def test_what_a_failing_store_did_not_take_is_stored_in_its_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database_module, "STORE_LOCK_WAIT_S", 0.05)
+    monkeypatch.setattr(database_module, "STORE_RETRY_S", 0.02)
+    async with stored(tmp_path) as one:
+        [live] = await one.create(1)
+        with closing(sqlite3.connect(one.database.path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            live.session.status = SessionStatus.RUNNING
+            one.recorder.add(live)
+            one.recorder.flush(live)
+            await asyncio.sleep(0)  # it is on its way
+            live.session.status = SessionStatus.IDLE
+            one.recorder.add(live)
+            one.recorder.flush(live)
+            # The loop is busy just when the disk refuses the first: it learns of that with the second on its way.
+            while one.database.describe_state()["state"] == "ok":
+                pass
+            other.execute("ROLLBACK")
+        await one.recorder.settle()
+        await until(lambda: one.database.describe_state()["state"] == "ok")
+        row = await one.database.read(rows.select(live.session.id))
+        assert row is not None
+        assert row.state["status"] == "idle"
