@@ -100,9 +100,11 @@ class SessionService:
             if before is None:
                 raise InvalidField("cursor", "cursor: there is no session with this id (any more).")
         found, has_more = await self._database.read(_reading_page(limit, before, self._latitude))
+        in_memory = {name: live for name, _ in found if (live := self._live.get(name)) is not None}
+        await asyncio.gather(*(self.catch_up(live) for live in in_memory.values() if live.log.is_held))
         page = []
         for session_id, brief in found:
-            live = self._live.get(session_id)
+            live = in_memory.get(session_id)
             if live is not None:
                 page.append(live.session.to_brief_json())
             elif isinstance(brief, StoreDamaged):

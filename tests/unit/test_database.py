@@ -5,7 +5,7 @@ import os
 import sqlite3
 import stat
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ from codex_bridge.adapters.database import Connection, Database
 from codex_bridge.errors import StartFailed, StoreFailed
 from codex_bridge.limits import STORE_RETRY_AFTER_S
 from codex_bridge.store.schema import MIGRATIONS
-from tests.unit.loop import BOUND_S, on_loop
-from tests.unit.store import LOG, add, files, opened, texts, trace, until, until_stored
+from tests.unit.loop import on_loop
+from tests.unit.store import LOG, add, files, held, opened, texts, trace, until, until_stored
 
 
 @contextmanager
@@ -32,20 +32,6 @@ def locked(path: Path) -> Iterator[sqlite3.Connection]:
         if holder.in_transaction:
             holder.execute("ROLLBACK")
         holder.close()
-
-
-@contextmanager
-def held() -> Iterator[Callable[[Any], None]]:
-    """A write or a query that does not end before the block does: a disk that hangs."""
-    gate = threading.Event()
-
-    def hold(_: Any) -> None:
-        assert gate.wait(BOUND_S)
-
-    try:
-        yield hold
-    finally:
-        gate.set()
 
 
 async def turns_of_the_loop(count: int = 50) -> None:

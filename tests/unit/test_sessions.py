@@ -23,7 +23,7 @@ from codex_bridge.services.sessions import SessionService
 from codex_bridge.services.transcript import Transcript
 from codex_bridge.store import sessions as rows
 from tests.unit.loop import BOUND_S, on_loop
-from tests.unit.store import until
+from tests.unit.store import held, until
 from tests.unit.stored import Stored, stored
 from tests.unit.test_event_log import ALL, Follower, decode
 
@@ -166,14 +166,33 @@ def test_a_large_session_leaves_the_memory_when_it_rests(
     main()
 
 
+async def show(one: Stored, live: LiveSession) -> None:
+    await one.sessions.catch_up(live)
+
+
+async def show_all(one: Stored, live: LiveSession) -> None:
+    page, _ = await one.sessions.list_page(9, None)
+    assert page[0]["usage"] == {"total_tokens": 7}
+
+
+@pytest.mark.parametrize("looks", [show, show_all])
 @on_loop
-async def test_a_session_is_shown_once_what_it_shows_is_stored(tmp_path: Path) -> None:
+async def test_a_session_is_shown_once_what_it_shows_is_stored(
+    tmp_path: Path, looks: Callable[[Stored, LiveSession], Coroutine[Any, Any, None]]
+) -> None:
     async with stored(tmp_path) as one:
         [live] = await one.create(1)
         live.session.usage = {"total_tokens": 7}
-        one.recorder.secure(live)
-        assert live.log.is_held
-        await one.sessions.catch_up(live)
+        with held() as hold:
+            one.database.post(hold)
+            one.recorder.secure(live)
+            assert live.log.is_held
+            looking = asyncio.create_task(looks(one, live))
+            await asyncio.sleep(0)  # it is on its way, and what it reads is read before this
+            await one.database.read(rows.count())
+            await asyncio.wait([looking], timeout=0.1)
+            assert not looking.done()
+        await looking
         assert not live.log.is_held
         row = await one.database.read(rows.select(live.session.id))
         assert row is not None
