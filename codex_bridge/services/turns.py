@@ -254,6 +254,8 @@ class TurnService:
 
         async def store() -> None:
             await self._recorder.commit(writes)
+            # The turn may have ended meanwhile; then a kill begins no new numbering.
+            self._recorder.secure(live)
             session.messages.append(added)
             live.emit("session.message")
 

@@ -290,3 +290,18 @@ def test_a_waiting_turn_that_cannot_be_read_leaves_the_one_before_it_alone(
     assert (session["active_turn_id"], session["queued_turn_ids"]) == (None, [])
     found = stored.rows(again.directories.state, "SELECT status FROM turns ORDER BY position")
     assert found == [("interrupted",), ("completed",), ("failed",), ("failed",), ("completed",)]
+
+
+def test_what_is_told_behind_a_turns_end_is_stored_before(one: Bridge) -> None:
+    session_id, stream = open_session(one)
+    one.send(session_id, "listen")
+    stream.until("item.agent_message.delta")
+    with ThreadPoolExecutor(1) as pool:
+        with locked(one):
+            steered = pool.submit(one.send, session_id, "joins", when_busy="steer")
+            stream.until("session.completed")
+        assert steered.result()["steered"] is True
+    told = stream.until("session.message")
+    one.kill()
+    assert told.data["session"]["messages"][-1]["text"] == "joins"
+    assert f"id: {told.id}\n".encode() in stored.events(one.directories.state, session_id)
