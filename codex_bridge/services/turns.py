@@ -151,7 +151,7 @@ class TurnService:
     async def delete_unused_session(self, session_id: str) -> None:
         """Delete a session that nobody uses; raise `Conflict` when somebody does by now."""
         live = await self._sessions.get(session_id)
-        if live.is_in_use:
+        if live.is_in_use or session_id in self._turns:  # a turn that is being stored is not told yet
             raise Conflict("The session is in use.")
         await self.delete_session(live)
 
