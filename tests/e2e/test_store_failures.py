@@ -299,8 +299,9 @@ def test_what_is_told_behind_a_turns_end_is_stored_before(one: Bridge) -> None:
     with ThreadPoolExecutor(1) as pool:
         with locked(one):
             steered = pool.submit(one.send, session_id, "joins", when_busy="steer")
-            stream.until("session.completed")
+            wait_until(lambda: not one.get("/health").json["bridge_load"]["active_turns"], "the turn's end")
         assert steered.result()["steered"] is True
+    stream.until("session.completed")
     told = stream.until("session.message")
     one.kill()
     assert told.data["session"]["messages"][-1]["text"] == "joins"
