@@ -229,7 +229,8 @@ class SessionService:
             if name == "session.event":
                 note_recent(session, json_codec.decode(data))
         live = LiveSession(row.key, session, dict(row.state.get("choice", {})), EventLog(row.epoch, row.seq))
-        live.lacks_key, live.next_position = row.state.get("had_key", False), next_position
+        live.lacks_key = row.state.get("had_key", False)
+        live.next_position, live.shown_position = next_position, next_position - 1
         self._keep(live)
         live.log.rest()
         return live

@@ -112,19 +112,22 @@ class TurnService:
         backend = self._backend_of(live)
         self._executor.check_capacity(session.id)
         turn = self._make_turn(new_id("t"), live, message.prompt, backend)
-        added = _to_message(message, turn.id)
+        added, position = _to_message(message, turn.id), live.take_position()
         self._turns.setdefault(session.id, []).append(turn)
         taken = Taken(turn.id, self._executor.submit(turn.job))
         turn.has_waited = taken.queued
         # The answer tells the session as it is to be; what is told on its stream comes when all of it is on disk.
         after = session.copy()
-        _enter(after, turn, added)
+        after.messages.append(added)
+        after.updated_at = added.created_at
+        _enter(after, turn)
         writes = [
-            messages.insert(live.key, live.take_position(), added),
+            messages.insert(live.key, position, added),
             turns.insert(_to_row(turn, taken.queued)),
             *also(taken, after),
         ]
-        turn.storing = asyncio.create_task(self._store(turn, writes, added), name=f"storing of {turn.id}")
+        storing = self._store(turn, writes, added, position)
+        turn.storing = asyncio.create_task(storing, name=f"storing of {turn.id}")
         await asyncio.shield(turn.storing)
         return taken
 
@@ -213,9 +216,9 @@ class TurnService:
         self._turns.setdefault(turn.live.session.id, []).append(turn)
         self._executor.submit(turn.job)
         turn.has_waited, turn.storing = True, storing
-        self._tell(turn, None)
+        self._tell(turn)
 
-    async def _store(self, turn: Turn, writes: list[Write], message: Message) -> None:
+    async def _store(self, turn: Turn, writes: list[Write], message: Message, position: int) -> None:
         """Store a new turn with its message, and tell it then; or forget it, and raise `StoreFailed`."""
         try:
             await self._recorder.commit(writes)
@@ -227,15 +230,16 @@ class TurnService:
             if turn.live.is_deleted:
                 self._let_go(turn.live)
             raise
-        self._tell(turn, message)
+        turn.live.show(message, position)
+        self._tell(turn, "session.message")
 
-    def _tell(self, turn: Turn, message: Message | None) -> None:
-        """Let a stored turn be seen in its session."""
+    def _tell(self, turn: Turn, *before: str) -> None:
+        """Let a stored turn be seen in its session, and tell it, behind the events `before`."""
         live, session = turn.live, turn.live.session
         turn.is_told = True
-        _enter(session, turn, message)
-        if message is not None:
-            live.emit("session.message")
+        _enter(session, turn)
+        for name in before:
+            live.emit(name)
         if session.active_turn_id != turn.id:
             live.emit("session.updated")
         else:
@@ -246,17 +250,17 @@ class TurnService:
         live, session, prompt = turn.live, turn.live.session, message.prompt
         await self._runtime.steer(turn.id, prompt.text, prompt.images)
         turn.steers.append(prompt)
-        added = _to_message(message, turn.id)
+        added, position = _to_message(message, turn.id), live.take_position()
         taken = Taken(turn.id, queued=False, steered=True)
         after = session.copy()
         after.messages.append(added)
-        writes = [messages.insert(live.key, live.take_position(), added), *also(taken, after)]
+        writes = [messages.insert(live.key, position, added), *also(taken, after)]
 
         async def store() -> None:
             await self._recorder.commit(writes)
             # The turn may have ended meanwhile; then a kill begins no new numbering.
             self._recorder.secure(live)
-            session.messages.append(added)
+            live.show(added, position)
             live.emit("session.message")
 
         await asyncio.shield(asyncio.create_task(store(), name="storing of a message"))
@@ -341,11 +345,8 @@ def _to_message(message: NewMessage, turn_id: str) -> Message:
     return Message(new_id("m"), Role.USER, message.text, turn_id, now_ms(), message.attachments)
 
 
-def _enter(session: Session, turn: Turn, message: Message | None) -> None:
-    """Write a new turn into its session, with the message that it answers."""
-    if message is not None:
-        session.messages.append(message)
-        session.updated_at = message.created_at
+def _enter(session: Session, turn: Turn) -> None:
+    """Write a new turn into its session."""
     if session.active_turn_id is None:
         session.active_turn_id = turn.id
         session.last_error = session.last_error_code = None
