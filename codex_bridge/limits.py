@@ -150,7 +150,8 @@ STORE_CHECKPOINT_TRANSACTIONS = 50
 STORE_CHECKPOINT_PAGES = 2000
 # What the bridge waits for the last writes when it stops; a disk that hangs must not keep it.
 STORE_CLOSE_S = 5.0
-# A transaction that takes longer is told as trouble: a disk that hangs fails nothing by itself.
+# A transaction or a query that takes longer is told as trouble, and nothing new is taken meanwhile: a disk that hangs fails
+# nothing by itself.
 STORE_SLOW_S = 10.0
 # Posted writes that are kept while the disk does not take them, of some KB each.
 MAX_WAITING_WRITES = 10_000

@@ -9,6 +9,8 @@ The event loop never waits for the disk. A write or a query is a function of a c
 * The writer is `ok` or `failing`. When the disk does not take a transaction (full, broken, read-only, locked for too
   long), the commits in it fail, what was posted is kept, and the writer tries again each second; until that works
   commits fail at once. Reads go on: their connection is one of its own.
+* A disk may hang, and fail nothing. Who waits for it then waits on, since nobody knows what becomes of it; once that has
+  taken long, who comes anew is refused at once.
 
 A write may run more than once, and must have no effect but on the connection it is given.
 """
@@ -81,11 +83,15 @@ Query = Callable[[Connection], Result]
 
 @dataclass(eq=False, slots=True)
 class _Job:
-    """Writes that are stored together, and who waits for it: nobody when they were posted."""
+    """Writes that are stored together, and who waits for it: nobody when they were posted.
+
+    Those that are kept stay where they are in the order when the disk does not take them.
+    """
 
     writes: tuple[Write, ...]
     waiter: asyncio.Future[None] | None = None
     is_sync: bool = False
+    is_kept: bool = True
     problem: Exception | None = None
 
 
@@ -112,9 +118,10 @@ class Database:
         self._damages: list[str] = []
         self._is_open = False
         self._bytes = 0
-        # Device and inode of the files, by their suffix; and since when the writer is at a transaction.
+        # Device and inode of the files, by their suffix.
         self._files: dict[str, tuple[int, int] | None] = {}
-        self._busy_since = math.inf
+        # Since when the threads are at a transaction and at a query.
+        self._writing_since = self._reading_since = math.inf
         self._writer: _Worker | None = None
         self._reader: _Worker | None = None
 
@@ -142,20 +149,22 @@ class Database:
         if lost:
             log.error("%s", lost)
 
-    async def commit(self, *writes: Write, sync: bool = True) -> None:
+    async def commit(self, *writes: Write, sync: bool = True, keep: bool = False) -> None:
         """Store `writes` in one transaction, behind all that was posted before, and return once it is there.
 
         With `sync` it is safe against a power failure, else against the death of this process. Without writes it
-        waits for what was posted. Raises `StoreFailed`, and then nothing of `writes` is stored. Who is cancelled while
-        it waits does not call `writes` back.
+        waits for what was posted. Raises `StoreFailed`, and then nothing of `writes` is stored; with `keep` they are
+        from then on as if they had been posted when this was called. Who is cancelled while it waits does not call
+        `writes` back.
         """
-        if self._problem is not None:
-            raise self._failure(self._problem)
-        if not self._is_open:
-            raise self._failure("it is not open")
+        problem = self._problem or _hang(self._writing_since)
+        if problem is not None or not self._is_open:
+            if keep:
+                self.post(*writes)
+            raise self._failure(problem or "it is not open")
         waiter = self._new_future()
         with self._changed:
-            self._jobs.append(_Job(writes, waiter, sync))
+            self._jobs.append(_Job(writes, waiter, sync, keep))
             self._act_in(0)
         await waiter
 
@@ -164,8 +173,9 @@ class Database:
 
         It finds all that was committed, and of what was posted perhaps not the last.
         """
-        if not self._is_open:
-            raise self._failure("it is not open")
+        problem = _hang(self._reading_since)
+        if problem is not None or not self._is_open:
+            raise self._failure(problem or "it is not open")
         waiter: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._reads.append((query, waiter))
         self._read_wanted.release()
@@ -179,9 +189,9 @@ class Database:
 
     def describe_state(self) -> dict[str, Any]:
         """Return the state for people and programs: `ok` or `failing`, and why."""
-        problem = self._problem or (self._damages[-1] if self._damages else None)
-        if problem is None and time.monotonic() - self._busy_since > STORE_SLOW_S:
-            problem = f"the disk has not answered for {STORE_SLOW_S:g} s"
+        problem = self._problem or _hang(min(self._writing_since, self._reading_since))
+        if problem is None and self._damages:
+            problem = self._damages[-1]
         return {"state": "ok" if problem is None else "failing", "problem": problem}
 
     def describe(self) -> dict[str, Any]:
@@ -246,12 +256,13 @@ class Database:
             _settle([(opened, None, None)])
             transactions = 0
             while (jobs := self._take()) is not None:
-                self._busy_since = time.monotonic()
+                self._writing_since = time.monotonic()
                 self._store(connection, jobs)
-                self._busy_since = math.inf
                 transactions += 1
                 if transactions % STORE_CHECKPOINT_TRANSACTIONS == 0:
+                    self._writing_since = time.monotonic()
                     _checkpoint(connection, "PASSIVE")
+                    self._writing_since = math.inf
             _close(connection)
             reason = "it is closed"
         except StartFailed as problem:
@@ -330,12 +341,13 @@ class Database:
         return None
 
     def _fail(self, jobs: list[_Job], reason: str) -> None:
-        """Keep what nobody waits for, and tell the others; also those that came meanwhile."""
+        """Keep what is to be kept, and tell who waits; also those that came meanwhile."""
+        self._writing_since = math.inf
         with self._changed:
             is_new = self._problem is None
             self._problem = reason
             jobs = [*jobs, *self._jobs]
-            self._jobs = deque(job for job in jobs if job.waiter is None)
+            self._jobs = deque(_Job(job.writes) for job in jobs if job.is_kept)
             self._has_given_up = self._is_ending
             self._due = time.monotonic() + (0 if self._is_ending else STORE_RETRY_S)
         if is_new:
@@ -343,6 +355,7 @@ class Database:
         _settle([(job.waiter, None, self._failure(reason)) for job in jobs if job.waiter is not None])
 
     def _succeed(self, jobs: list[_Job]) -> None:
+        self._writing_since = math.inf
         self._measure()
         with self._changed:
             was_failing, self._problem = self._problem is not None, None
@@ -356,7 +369,7 @@ class Database:
             problem = self._explain(job.problem)
             if job.waiter is not None:
                 outcomes.append((job.waiter, None, problem))
-            elif problem is not None:
+            if job.is_kept and problem is not None:
                 log.error("A write is lost: %s", problem)
         _settle(outcomes)
 
@@ -382,6 +395,7 @@ class Database:
             read = self._reads.popleft()
             if read is None:
                 break
+            self._reading_since = time.monotonic()
             connection = self._answer(connection, *read)
         if connection is not None:
             connection.close()
@@ -398,6 +412,7 @@ class Database:
         except Exception as caught:  # noqa: BLE001 - it belongs to who waits for the result
             problem = caught
             _let_go(caught)
+        self._reading_since = math.inf  # before it is told: who waited may come again at once
         _settle([(waiter, result, self._explain(problem))])
         return connection
 
@@ -522,6 +537,15 @@ def _is_of_the_disk(problem: Exception) -> bool:
     """Say whether it is no fault of the statement's: others may fail, too."""
     code = _code(problem)
     return isinstance(problem, MemoryError) or (code is not None and code not in _STATEMENT_ERRORS)
+
+
+def _hang(since: float) -> str | None:
+    """Say that the disk hangs, when a thread has been at it `since` so long ago."""
+    return (
+        f"the disk has not answered for {STORE_SLOW_S:g} s"
+        if time.monotonic() - since > STORE_SLOW_S
+        else None
+    )
 
 
 def _size(path: str) -> int:

@@ -18,6 +18,7 @@ class ApprovalRoutes:
 
     async def list(self, request: Request) -> Response:
         live = await self._sessions.get(request.path_values[0])
+        await self._sessions.catch_up(live)
         return replies.ok(approvals=[approval.to_json() for approval in live.session.pending_approvals])
 
     async def answer(self, request: Request) -> Response:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..model import Session
+from ..model import Message, Session
+from ..store import messages
 from ..store.sessions import SessionRow
 from .events import EventLog
 
@@ -25,8 +26,9 @@ class LiveSession:
     choice: dict[str, Any] = field(default_factory=dict)
     log: EventLog = field(default_factory=EventLog)
     lacks_key: bool = False
-    # The place of its next message.
+    # The place of its next message, and the last place that is shown.
     next_position: int = 0
+    shown_position: int = -1
     is_deleted: bool = False
     # What is to be written besides its row and its events.
     writes: list[Write] = field(default_factory=list)
@@ -35,6 +37,15 @@ class LiveSession:
         """Return the place of the session's next message, which is then taken."""
         self.next_position += 1
         return self.next_position - 1
+
+    def show(self, message: Message, position: int) -> None:
+        """Add a message to those of the session; one that others overtook while it was stored is stored behind them."""
+        if position < self.shown_position:
+            taken, position = position, self.take_position()
+            self.writes.append(messages.move(self.key, taken, position))
+        self.shown_position = position
+        self.session.messages.append(message)
+        self.session.updated_at = message.created_at
 
     def emit(self, name: str) -> None:
         """Append an event that carries the session."""

@@ -133,14 +133,14 @@ class Recorder:
         """Write what was taken of one session, in one transaction: what cannot be stored spoils nothing of others."""
         if not writes:
             return
+        owed = set(self._owed)
         try:
-            await self._database.commit(*writes, sync=False)
+            await self._database.commit(*writes, sync=False, keep=True)
         except StoreFailed:
             self._owed.add(live)
-            self._database.post(*writes)
         else:
             # The store takes things in order: what it owed before is written as well.
-            self._owed.clear()
+            self._owed -= owed
 
 
 def _storable(taken: tuple[int, list[bytes]] | None) -> Iterator[tuple[int, list[bytes]]]:

@@ -67,7 +67,7 @@ async def recover(
                 await approvals.cancel_left(live, row.id)
             _interrupt(live, row, transcript)
         else:
-            _resume(live, row, turn_service, transcript)
+            _resume(database, live, row, turn_service, transcript)
         live.log.prologue = live.log.seq
     if rows:
         log.info("settled %d turns of the bridge before", len(rows))
@@ -83,7 +83,10 @@ async def mark_clean(database: Database) -> None:
 async def _read_drafts(database: Database, live: LiveSession, row: TurnRow) -> None:
     """Find out what a turn had said of answers that were not complete yet."""
     request = row.request or {}
-    found = await database.read(events.select_stored(live.key, live.log.epoch, request.get("after", 0)))
+    epoch = live.log.epoch
+    # A turn that has waited through a kill tells in a numbering that began only then.
+    after = request.get("after", 0) if request.get("epoch") == epoch else 0
+    found = await database.read(events.select_stored(live.key, epoch, after))
     for frame in found:
         name, data = sse.decode_event(frame)
         if name == "session.event":
@@ -97,14 +100,29 @@ def _interrupt(live: LiveSession, row: TurnRow, transcript: Transcript) -> None:
     transcript.end(live, row.id, TurnOutcome(TurnStatus.INTERRUPTED, _RESTARTED))
 
 
-def _resume(live: LiveSession, row: TurnRow, turn_service: TurnService, transcript: Transcript) -> None:
-    request: dict[str, Any] = row.request or {}
+def _resume(
+    database: Database, live: LiveSession, row: TurnRow, turn_service: TurnService, transcript: Transcript
+) -> None:
+    session = live.session
     try:
-        if row.damage is not None:
-            raise row.damage
-        prompt = Prompt(request["text"], tuple(request["images"]), request["context"])
-        turn_service.resume(live, row.id, prompt)
+        turn_service.resume(live, row.id, _read_prompt(row))
     except BridgeError as problem:
-        live.session.active_turn_id = row.id
+        if isinstance(problem, StoreDamaged):
+            database.note_damage(problem)
+        if session.active_turn_id is None:
+            session.active_turn_id = row.id
+        else:
+            session.queued_turn_ids.append(row.id)  # the one before it goes on
         failure = Failure(problem.message, problem.code)
         transcript.end(live, row.id, TurnOutcome(TurnStatus.FAILED, failure))
+
+
+def _read_prompt(row: TurnRow) -> Prompt:
+    if row.damage is not None:
+        raise row.damage
+    request: dict[str, Any] = row.request or {}
+    try:
+        return Prompt(request["text"], tuple(request["images"]), request["context"])
+    except (KeyError, TypeError):
+        what = f"The turn {row.id} cannot be run. A row of the database is not as it was stored."
+        raise StoreDamaged(what) from None

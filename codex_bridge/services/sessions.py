@@ -45,6 +45,8 @@ class SessionService:
         self._deleting: set[int] = set()
         self._last_key = 0
         self._count = 0
+        # All up to this key were deleted together.
+        self._all_gone_up_to = 0
         # Told that there is something to clear up.
         self.on_delete: Callable[[], None] = lambda: None
         # Called with a session that was deleted while it was in memory: what runs in it ends.
@@ -100,9 +102,11 @@ class SessionService:
             if before is None:
                 raise InvalidField("cursor", "cursor: there is no session with this id (any more).")
         found, has_more = await self._database.read(_reading_page(limit, before, self._latitude))
+        in_memory = {name: live for name, _ in found if (live := self._live.get(name)) is not None}
+        await asyncio.gather(*(self.catch_up(live) for live in in_memory.values() if live.log.is_held))
         page = []
         for session_id, brief in found:
-            live = self._live.get(session_id)
+            live = in_memory.get(session_id)
             if live is not None:
                 page.append(live.session.to_brief_json())
             elif isinstance(brief, StoreDamaged):
@@ -179,26 +183,28 @@ class SessionService:
         try:
             await self._database.commit(sessions.delete(key), sync=False)
         finally:
+            is_counted = key in self._deleting  # else it went with all others meanwhile
             self._deleting.discard(key)
         if session_id in self._loading:
             # Somebody reads it, perhaps from before.
             await asyncio.wait([self._loading[session_id]])
         live = self._live.get(session_id)
-        if live is None or self._forget(live):
+        if is_counted and (live is None or self._forget(live)):
             self._count -= 1
             self.on_delete()
         return live
 
-    async def delete_all(self) -> int:
-        """Forget all sessions; return how many there were."""
-        count, last_key = self._count, self._last_key
+    async def delete_all(self) -> tuple[int, list[LiveSession]]:
+        """Forget all sessions; return how many there were, and those in memory, whose turns are the caller's affair."""
+        last_key = self._last_key
         await self._database.commit(sessions.delete_all(), sync=False)
-        for live in self.loaded():
-            if live.key <= last_key:
-                self._forget(live)
-        self._count -= count
+        # What was stored before it was counted before: the store tells in the order in which things came.
+        count, self._count = self._count, 0
+        self._deleting.clear()
+        self._all_gone_up_to = last_key
+        gone = [live for live in self.loaded() if live.key <= last_key and self._forget(live)]
         self.on_delete()
-        return count
+        return count, gone
 
     def _forget(self, live: LiveSession) -> bool:
         if live.is_deleted:
@@ -219,12 +225,15 @@ class SessionService:
         if found is None:
             raise _not_found(session_id)
         row, session, next_position, frames = found
+        if row.key <= self._all_gone_up_to:
+            raise _not_found(session_id)  # it was read from before
         for frame in frames:
             name, data = sse.decode_event(frame)
             if name == "session.event":
                 note_recent(session, json_codec.decode(data))
         live = LiveSession(row.key, session, dict(row.state.get("choice", {})), EventLog(row.epoch, row.seq))
-        live.lacks_key, live.next_position = row.state.get("had_key", False), next_position
+        live.lacks_key = row.state.get("had_key", False)
+        live.next_position, live.shown_position = next_position, next_position - 1
         self._keep(live)
         live.log.rest()
         return live

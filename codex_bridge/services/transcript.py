@@ -59,10 +59,9 @@ class Transcript:
 
     def add_message(self, live: LiveSession, message: Message) -> None:
         """Add a message to a session, and tell it; whoever calls this secures it."""
-        session = live.session
-        live.writes.append(messages.insert(live.key, live.take_position(), message))
-        session.messages.append(message)
-        session.updated_at = message.created_at
+        position = live.take_position()
+        live.writes.append(messages.insert(live.key, position, message))
+        live.show(message, position)
         live.emit("session.message")
 
     def end(self, live: LiveSession, turn_id: str, outcome: TurnOutcome, next_position: int = 0) -> None:

@@ -112,19 +112,22 @@ class TurnService:
         backend = self._backend_of(live)
         self._executor.check_capacity(session.id)
         turn = self._make_turn(new_id("t"), live, message.prompt, backend)
-        added = _to_message(message, turn.id)
+        added, position = _to_message(message, turn.id), live.take_position()
         self._turns.setdefault(session.id, []).append(turn)
         taken = Taken(turn.id, self._executor.submit(turn.job))
         turn.has_waited = taken.queued
         # The answer tells the session as it is to be; what is told on its stream comes when all of it is on disk.
         after = session.copy()
-        _enter(after, turn, added)
+        after.messages.append(added)
+        after.updated_at = added.created_at
+        _enter(after, turn)
         writes = [
-            messages.insert(live.key, live.take_position(), added),
+            messages.insert(live.key, position, added),
             turns.insert(_to_row(turn, taken.queued)),
             *also(taken, after),
         ]
-        turn.storing = asyncio.create_task(self._store(turn, writes, added), name=f"storing of {turn.id}")
+        storing = self._store(turn, writes, added, position)
+        turn.storing = asyncio.create_task(storing, name=f"storing of {turn.id}")
         await asyncio.shield(turn.storing)
         return taken
 
@@ -151,16 +154,15 @@ class TurnService:
     async def delete_unused_session(self, session_id: str) -> None:
         """Delete a session that nobody uses; raise `Conflict` when somebody does by now."""
         live = await self._sessions.get(session_id)
-        if live.is_in_use:
+        if live.is_in_use or session_id in self._turns:  # a turn that is being stored is not told yet
             raise Conflict("The session is in use.")
         await self.delete_session(live)
 
     async def delete_all_sessions(self) -> int:
         """Do so with all sessions; return how many there were."""
-        live = self._sessions.loaded()
-        count = await self._sessions.delete_all()
-        for each in live:
-            self._drop(each)
+        count, gone = await self._sessions.delete_all()
+        for live in gone:
+            self._drop(live)
         return count
 
     def warm_up(self, sandbox_mode: str) -> None:
@@ -214,9 +216,9 @@ class TurnService:
         self._turns.setdefault(turn.live.session.id, []).append(turn)
         self._executor.submit(turn.job)
         turn.has_waited, turn.storing = True, storing
-        self._tell(turn, None)
+        self._tell(turn)
 
-    async def _store(self, turn: Turn, writes: list[Write], message: Message) -> None:
+    async def _store(self, turn: Turn, writes: list[Write], message: Message, position: int) -> None:
         """Store a new turn with its message, and tell it then; or forget it, and raise `StoreFailed`."""
         try:
             await self._recorder.commit(writes)
@@ -228,15 +230,16 @@ class TurnService:
             if turn.live.is_deleted:
                 self._let_go(turn.live)
             raise
-        self._tell(turn, message)
+        turn.live.show(message, position)
+        self._tell(turn, "session.message")
 
-    def _tell(self, turn: Turn, message: Message | None) -> None:
-        """Let a stored turn be seen in its session."""
+    def _tell(self, turn: Turn, *before: str) -> None:
+        """Let a stored turn be seen in its session, and tell it, behind the events `before`."""
         live, session = turn.live, turn.live.session
         turn.is_told = True
-        _enter(session, turn, message)
-        if message is not None:
-            live.emit("session.message")
+        _enter(session, turn)
+        for name in before:
+            live.emit(name)
         if session.active_turn_id != turn.id:
             live.emit("session.updated")
         else:
@@ -247,15 +250,17 @@ class TurnService:
         live, session, prompt = turn.live, turn.live.session, message.prompt
         await self._runtime.steer(turn.id, prompt.text, prompt.images)
         turn.steers.append(prompt)
-        added = _to_message(message, turn.id)
+        added, position = _to_message(message, turn.id), live.take_position()
         taken = Taken(turn.id, queued=False, steered=True)
         after = session.copy()
         after.messages.append(added)
-        writes = [messages.insert(live.key, live.take_position(), added), *also(taken, after)]
+        writes = [messages.insert(live.key, position, added), *also(taken, after)]
 
         async def store() -> None:
             await self._recorder.commit(writes)
-            session.messages.append(added)
+            # The turn may have ended meanwhile; then a kill begins no new numbering.
+            self._recorder.secure(live)
+            live.show(added, position)
             live.emit("session.message")
 
         await asyncio.shield(asyncio.create_task(store(), name="storing of a message"))
@@ -282,7 +287,7 @@ class TurnService:
                 begun = turns.update(turn.id, "running", started_at=now_ms())
                 await asyncio.wait([self._recorder.secure(turn.live, begun)], timeout=MAX_HOLD_S)
             outcome = await self._player.play(turn)
-            if outcome.unheard and outcome.status is TurnStatus.COMPLETED:
+            if outcome.unheard and outcome.status is TurnStatus.COMPLETED and not turn.live.is_deleted:
                 self._follow_up(turn, turn.steers[-outcome.unheard :])
         finally:
             self._end(turn, outcome)
@@ -340,11 +345,8 @@ def _to_message(message: NewMessage, turn_id: str) -> Message:
     return Message(new_id("m"), Role.USER, message.text, turn_id, now_ms(), message.attachments)
 
 
-def _enter(session: Session, turn: Turn, message: Message | None) -> None:
-    """Write a new turn into its session, with the message that it answers."""
-    if message is not None:
-        session.messages.append(message)
-        session.updated_at = message.created_at
+def _enter(session: Session, turn: Turn) -> None:
+    """Write a new turn into its session."""
     if session.active_turn_id is None:
         session.active_turn_id = turn.id
         session.last_error = session.last_error_code = None
@@ -363,13 +365,14 @@ def _place(session: Session, turn: Turn) -> None:
 
 
 def _to_row(turn: Turn, queued: bool) -> TurnRow:
-    """Return what is stored of a turn: enough to begin it, and behind which event what it tells comes."""
+    """Return what is stored of a turn: enough to begin it, and behind which event of which numbering it tells."""
     prompt, now = turn.prompt, now_ms()
     request = {
         "text": prompt.text,
         "images": list(prompt.images),
         "context": prompt.context,
         "after": turn.live.log.seq,
+        "epoch": turn.live.log.epoch,
     }
     status = "queued" if queued else "running"
     return TurnRow(turn.id, turn.live.key, status, request, now, None if queued else now, None, None)

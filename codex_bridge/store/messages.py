@@ -30,6 +30,18 @@ def insert(session_key: int, position: int, message: Message) -> Write:
     return write
 
 
+def move(session_key: int, position: int, to: int) -> Write:
+    """Give a message another place in its session, which is free."""
+
+    def write(connection: Connection) -> None:
+        connection.execute(
+            "UPDATE messages SET position = ? WHERE session_key = ? AND position = ?",
+            (to, session_key, position),
+        )
+
+    return write
+
+
 def select(session_key: int) -> Query[list[Message]]:
     """Find all messages of a session, the first one first."""
 

@@ -15,7 +15,7 @@ from tests.support.fake_codex import FakeCodex
 from tests.support.raw_http import RawConnection, get, post
 from tests.support.sse import LAST_EVENT, Event, Stream, assert_contiguous, kinds
 from tests.support.upstream import Gate, Upstream, rounds, say
-from tests.support.waiting import BOUND_S
+from tests.support.waiting import BOUND_S, wait_until
 
 FakeFactory = Callable[..., FakeCodex]
 ENDLESS_MS = 3_600_000
@@ -60,7 +60,7 @@ def assert_goodbye(stream: Stream) -> None:
 def ended_well(one: Bridge) -> None:
     """The bridge ends by itself, with 0, and leaves nothing."""
     assert one.wait_exit() == 0, one.log_text
-    assert not one.leftovers()
+    wait_until(lambda: not one.leftovers(), "the end of all that it had started")
     assert "Traceback" not in one.log_text
 
 

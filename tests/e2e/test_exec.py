@@ -72,7 +72,7 @@ def test_garbage_between_the_lines(bridge: BridgeFactory, fake_codex: FakeFactor
     session_id, stream = play(one, "garbage")
     assert stream.events[-1].name == "session.completed"
     assert last_text(one, session_id) == "before and after"
-    assert "skipped a line" in one.log_text
+    one.wait_log("skipped a line")
 
 
 def test_a_death_in_mid_turn(bridge: BridgeFactory, fake_codex: FakeFactory) -> None:
@@ -176,7 +176,7 @@ def test_an_interrupt_that_codex_does_not_hear(bridge: BridgeFactory, fake_codex
     stream.until("turn.started")
     one.interrupt(session_id)
     stream.until("session.interrupted")
-    assert "did not stop" in one.log_text
+    one.wait_log("did not stop")
     assert not one.codex_pids()
     one.send(session_id, "say I hear you")
     stream.until("session.completed")
@@ -213,10 +213,10 @@ def test_a_grandchild_that_holds_the_pipes(bridge: BridgeFactory, fake_codex: Fa
     one = bridge(CODEX_BIN=fake_codex(grandchild=True), CODEX_RUNTIME_KIND="exec")
     _, stream = play(one, "say and leave a child")
     assert stream.events[-1].name == "session.completed"
-    assert one.leftovers() == [one.pid]
+    wait_until(lambda: one.leftovers() == [one.pid], "the end of the grandchild")
     _, stream = play(one, "die and leave a child")
     assert failure(stream)[0] == "codex_exited"
-    assert one.leftovers() == [one.pid]
+    wait_until(lambda: one.leftovers() == [one.pid], "the end of the grandchild")
 
 
 def test_a_death_is_its_own_turns_alone(bridge: BridgeFactory, fake_codex: FakeFactory) -> None:

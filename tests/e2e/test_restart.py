@@ -239,3 +239,25 @@ def test_an_unfinished_answer_is_kept_though_a_large_event_was_not_stored(
     one.kill()
     again = bridge(CODEX_BIN=codex)
     assert [m["text"] for m in again.session(session_id)["messages"]][1:] == ["staying"]
+
+
+def test_an_unfinished_answer_is_kept_of_a_turn_that_waited_for_two_bridges(
+    bridge: BridgeFactory, fake_codex: FakeFactory
+) -> None:
+    codex = fake_codex()
+    one = bridge(CODEX_BIN=codex, CODEX_MAX_CONCURRENT_TURNS=1)
+    # Many events: the new numbering does not come so far.
+    session_id, _ = play(one, "say " + "word " * 30)
+    busy, stream = open_session(one)
+    one.send(busy, "stay")
+    stream.until("item.agent_message.delta")
+    assert one.send(session_id, "stay")["queued"] is True
+    one.kill()
+    again = bridge(CODEX_BIN=codex, CODEX_MAX_CONCURRENT_TURNS=1)
+    state = again.directories.state
+    wait_until(lambda: b'"staying"' in stored.events(state, session_id), "the stored draft")
+    again.kill()
+    third = bridge(CODEX_BIN=codex, CODEX_MAX_CONCURRENT_TURNS=1)
+    session = third.settled(session_id)
+    assert session["last_error_code"] == "bridge_restarted"
+    assert (session["messages"][-1]["text"], session["messages"][-1]["role"]) == ("staying", "assistant")

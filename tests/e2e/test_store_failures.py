@@ -268,3 +268,41 @@ def test_a_start_settles_what_it_can_read(bridge: BridgeFactory, fake_codex: Fak
     assert again.session(running)["last_error_code"] == "bridge_restarted"
     assert again.get(f"/chat/sessions/{unreadable}").json["code"] == "store_damaged"
     assert not is_well(again)
+
+
+def test_a_waiting_turn_that_cannot_be_read_leaves_the_one_before_it_alone(
+    bridge: BridgeFactory, fake_codex: FakeFactory
+) -> None:
+    codex = fake_codex()
+    one = bridge(CODEX_BIN=codex)
+    session_id, stream = open_session(one)
+    one.send(session_id, "stay")
+    stream.until("item.agent_message.delta")
+    lost = [one.send(session_id, f"say {word}", when_busy="queue")["turn_id"] for word in "abcd"]
+    one.kill()
+    database = one.directories.state / "bridge.db"
+    spoil(database, "UPDATE turns SET request = x'7b22' WHERE id = ?", lost[1])
+    spoil(database, "UPDATE turns SET request = x'7b7d' WHERE id = ?", lost[2])
+    again = bridge(CODEX_BIN=codex)
+    session = again.settled(session_id)
+    answers = [message["text"] for message in session["messages"] if message["role"] == "assistant"]
+    assert answers[-2:] == ["a", "d"]
+    assert (session["active_turn_id"], session["queued_turn_ids"]) == (None, [])
+    found = stored.rows(again.directories.state, "SELECT status FROM turns ORDER BY position")
+    assert found == [("interrupted",), ("completed",), ("failed",), ("failed",), ("completed",)]
+
+
+def test_what_is_told_behind_a_turns_end_is_stored_before(one: Bridge) -> None:
+    session_id, stream = open_session(one)
+    one.send(session_id, "listen")
+    stream.until("item.agent_message.delta")
+    with ThreadPoolExecutor(1) as pool:
+        with locked(one):
+            steered = pool.submit(one.send, session_id, "joins", when_busy="steer")
+            wait_until(lambda: not one.get("/health").json["bridge_load"]["active_turns"], "the turn's end")
+        assert steered.result()["steered"] is True
+    stream.until("session.completed")
+    told = stream.until("session.message")
+    one.kill()
+    assert told.data["session"]["messages"][-1]["text"] == "joins"
+    assert f"id: {told.id}\n".encode() in stored.events(one.directories.state, session_id)

@@ -202,3 +202,15 @@ def test_a_turn_that_cannot_be_joined_says_so(bridge: BridgeFactory, fake_codex:
     reply = one.post_message(session_id, "say more", when_busy="steer")
     assert (reply.status, reply.json["code"]) == (409, "turn_not_steerable")
     assert len(one.session(session_id)["messages"]) == 1
+
+
+def test_what_joined_too_late_is_not_begun_in_a_session_that_is_deleted(
+    one: Bridge, codex: FakeCodex
+) -> None:
+    session_id, stream = open_session(one)
+    one.send(session_id, "late")
+    stream.until("item.agent_message.delta")
+    assert one.send(session_id, "say nobody reads it", when_busy="steer")["steered"] is True
+    assert one.delete(f"/chat/sessions/{session_id}").status == 200
+    wait_until(lambda: one.get("/health").json["bridge_load"]["active_turns"] == 0, "the end of the turn")
+    assert prompts(codex) == ["late"]

@@ -178,9 +178,13 @@ class Bridge:
         return self._process.poll() is None
 
     def codex_pids(self) -> list[int]:
-        """Return the app-server and exec processes below the bridge."""
-        commands = {pid: processes.cmdline(pid) for pid in processes.descendants(self.pid)}
-        return [pid for pid, command in commands.items() if {"app-server", "exec"} & set(command)]
+        """Return the app-server and exec processes below the bridge, but for one that only prints the protocol."""
+        commands = {pid: set(processes.cmdline(pid)) for pid in processes.descendants(self.pid)}
+        return [
+            pid
+            for pid, words in commands.items()
+            if words & {"app-server", "exec"} and "generate-json-schema" not in words
+        ]
 
     def codex_pid(self) -> int:
         """Return the one Codex process; wait for the end of one that was replaced."""

@@ -95,12 +95,18 @@ class FakeCodex:
         directory.mkdir(parents=True)
         self.directory = directory
         self.path = directory / "codex"
-        (directory / "options.json").write_text(json.dumps(options))
+        self._write_options(options)
         os.mkfifo(directory / "gate")
         self._write_program()
 
     def __str__(self) -> str:
         return str(self.path)
+
+    def _write_options(self, options: Json) -> None:
+        """Write them at once: a process may be reading them."""
+        draft = self.directory / "options.new"
+        draft.write_text(json.dumps(options))
+        draft.rename(self.directory / "options.json")
 
     def _write_program(self) -> None:
         program = f'#!/bin/sh\nexec "{sys.executable}" -I "{__file__}" "{self.directory}" "$@"\n'
@@ -111,7 +117,7 @@ class FakeCodex:
 
     def upgrade(self, **options: object) -> None:
         """Put another program at the same place; it has these options, and the same threads."""
-        (self.directory / "options.json").write_text(json.dumps(options))
+        self._write_options(options)
         self._write_program()
 
     def starts(self) -> list[Json]:
@@ -147,7 +153,8 @@ class FakeCodex:
 
 
 def _read_notes(path: Path) -> list[Json]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    # The last line may be one that is being written.
+    return [json.loads(line) for line in path.read_text().split("\n")[:-1]] if path.exists() else []
 
 
 class AppServer:

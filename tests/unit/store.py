@@ -2,14 +2,16 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
 from codex_bridge.adapters.database import Connection, Database, Query, Write
 from codex_bridge.store.schema import MIGRATIONS
 from codex_bridge.store.sessions import SessionRow
+from tests.unit.loop import BOUND_S
 
 LOG = ("CREATE TABLE log (number INTEGER PRIMARY KEY, text TEXT UNIQUE)",)
 
@@ -23,6 +25,20 @@ async def opened(path: Path, migrations: Sequence[str] = MIGRATIONS) -> AsyncIte
         yield database
     finally:
         await database.close()
+
+
+@contextmanager
+def held() -> Iterator[Callable[[Any], None]]:
+    """A write or a query that does not end before the block does: a disk that hangs."""
+    gate = threading.Event()
+
+    def hold(_: Any) -> None:
+        assert gate.wait(BOUND_S)
+
+    try:
+        yield hold
+    finally:
+        gate.set()
 
 
 async def until(look: Callable[[], bool]) -> None:

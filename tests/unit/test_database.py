@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from codex_bridge.errors import StartFailed, StoreFailed
 from codex_bridge.limits import STORE_RETRY_AFTER_S
 from codex_bridge.store.schema import MIGRATIONS
 from tests.unit.loop import on_loop
-from tests.unit.store import LOG, add, files, opened, texts, trace, until, until_stored
+from tests.unit.store import LOG, add, files, held, opened, texts, trace, until, until_stored
 
 
 @contextmanager
@@ -199,6 +200,61 @@ class TestWriting:
             await until(lambda: database.describe()["state"] == "ok")
             await database.commit(add("taken"))
             assert await database.read(texts()) == ["kept", "kept, too", "taken"]
+
+    @on_loop
+    async def test_a_disk_that_hangs_is_told_and_nothing_new_waits_for_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(database_module, "STORE_SLOW_S", 0.05)
+        async with opened(tmp_path, LOG) as database:
+            with held() as hold:
+                hanging = asyncio.create_task(database.commit(hold, add("waits on")))
+                await until(lambda: database.describe_state()["state"] == "failing")
+                assert "has not answered" in database.describe()["problem"]
+                for keep in (False, True):
+                    with pytest.raises(StoreFailed, match="has not answered"):
+                        await database.commit(add(f"kept: {keep}"), keep=keep)
+                assert await database.read(texts()) == []
+                assert not hanging.done()
+                monkeypatch.undo()  # or what comes now may be too slow, too
+            await hanging
+            await database.commit(add("taken"))
+            assert await database.read(texts()) == ["waits on", "kept: True", "taken"]
+            assert database.describe_state()["state"] == "ok"
+
+    @on_loop
+    async def test_a_disk_that_hangs_between_two_transactions_is_told(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(database_module, "STORE_SLOW_S", 0.05)
+        monkeypatch.setattr(database_module, "STORE_CHECKPOINT_TRANSACTIONS", 2)
+        async with opened(tmp_path, LOG) as database:
+            with held() as hold:
+
+                def trace_writer(connection: Any) -> None:
+                    connection.set_trace_callback(lambda sql: hold(sql) if "checkpoint" in sql else None)
+
+                await database.commit(trace_writer)
+                await database.commit(add("stored"))
+                await until(lambda: database.describe_state()["state"] == "failing")
+            await until(lambda: database.describe_state()["state"] == "ok")
+
+    @on_loop
+    async def test_a_disk_that_hangs_when_it_is_read_is_told(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(database_module, "STORE_SLOW_S", 0.05)
+        async with opened(tmp_path, LOG) as database:
+            with held() as hold:
+                hanging = asyncio.create_task(database.read(hold))
+                await until(lambda: database.describe_state()["state"] == "failing")
+                with pytest.raises(StoreFailed, match="has not answered"):
+                    await database.read(texts())
+                await database.commit(add("stored"))
+                monkeypatch.undo()
+            await hanging
+            assert await database.read(texts()) == ["stored"]
+            assert database.describe_state()["state"] == "ok"
 
     @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
     @on_loop

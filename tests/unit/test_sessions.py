@@ -2,11 +2,17 @@
 
 import asyncio
 import gc
+import sqlite3
+import threading
 import weakref
+from collections.abc import Callable, Coroutine
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from codex_bridge.adapters import database as database_module
 from codex_bridge.adapters.database import Connection
 from codex_bridge.errors import InvalidField, NotFound, StoreDamaged
 from codex_bridge.model import Message, Role, Session, SessionStatus, new_id
@@ -16,7 +22,8 @@ from codex_bridge.services.live import LiveSession
 from codex_bridge.services.sessions import SessionService
 from codex_bridge.services.transcript import Transcript
 from codex_bridge.store import sessions as rows
-from tests.unit.loop import on_loop
+from tests.unit.loop import BOUND_S, on_loop
+from tests.unit.store import held, until
 from tests.unit.stored import Stored, stored
 from tests.unit.test_event_log import ALL, Follower, decode
 
@@ -159,14 +166,33 @@ def test_a_large_session_leaves_the_memory_when_it_rests(
     main()
 
 
+async def show(one: Stored, live: LiveSession) -> None:
+    await one.sessions.catch_up(live)
+
+
+async def show_all(one: Stored, live: LiveSession) -> None:
+    page, _ = await one.sessions.list_page(9, None)
+    assert page[0]["usage"] == {"total_tokens": 7}
+
+
+@pytest.mark.parametrize("looks", [show, show_all])
 @on_loop
-async def test_a_session_is_shown_once_what_it_shows_is_stored(tmp_path: Path) -> None:
+async def test_a_session_is_shown_once_what_it_shows_is_stored(
+    tmp_path: Path, looks: Callable[[Stored, LiveSession], Coroutine[Any, Any, None]]
+) -> None:
     async with stored(tmp_path) as one:
         [live] = await one.create(1)
         live.session.usage = {"total_tokens": 7}
-        one.recorder.secure(live)
-        assert live.log.is_held
-        await one.sessions.catch_up(live)
+        with held() as hold:
+            one.database.post(hold)
+            one.recorder.secure(live)
+            assert live.log.is_held
+            looking = asyncio.create_task(looks(one, live))
+            await asyncio.sleep(0)  # it is on its way, and what it reads is read before this
+            await one.database.read(rows.count())
+            await asyncio.wait([looking], timeout=0.1)
+            assert not looking.done()
+        await looking
         assert not live.log.is_held
         row = await one.database.read(rows.select(live.session.id))
         assert row is not None
@@ -300,3 +326,83 @@ async def test_a_session_is_deleted_without_being_read(tmp_path: Path) -> None:
             assert isinstance(read, NotFound) and deleted is None
         assert live.is_deleted
         assert len(one.sessions) == 0
+
+
+@on_loop
+async def test_a_session_that_is_read_while_all_are_deleted_is_gone(tmp_path: Path) -> None:
+    async with stored(tmp_path) as one:
+        session_id = await fill(one)
+    async with stored(tmp_path) as one:
+        entered, gate = threading.Event(), threading.Event()
+
+        def hold(sql: str) -> None:
+            # The row was found; what belongs to it is still to be read.
+            if "FROM messages" in sql:
+                entered.set()
+                assert gate.wait(BOUND_S)
+
+        def trace_reader(connection: Any) -> None:
+            connection.set_trace_callback(hold)
+
+        await one.database.read(trace_reader)
+        reading = asyncio.create_task(one.sessions.get(session_id))
+        await until(entered.is_set)
+        assert await one.sessions.delete_all() == (1, [])
+        gate.set()
+        with pytest.raises(NotFound):
+            await reading
+        assert (len(one.sessions), one.sessions.loaded()) == (0, [])
+        with pytest.raises(NotFound):
+            await one.sessions.get(session_id)
+
+
+TOGETHER: dict[str, Callable[[Stored, LiveSession, str], list[Coroutine[Any, Any, object]]]] = {
+    "creates first": lambda one, live, name: [one.create(1), one.sessions.delete_all()],
+    "creates last": lambda one, live, name: [one.sessions.delete_all(), one.create(1)],
+    "deletes one first": lambda one, live, name: [one.sessions.delete(live), one.sessions.delete_all()],
+    "deletes one last": lambda one, live, name: [one.sessions.delete_all(), one.sessions.delete(live)],
+    "deletes one unread": lambda one, live, name: [one.sessions.delete_row(name), one.sessions.delete_all()],
+}
+
+
+@pytest.mark.parametrize("together", TOGETHER.values(), ids=TOGETHER)
+@on_loop
+async def test_sessions_are_counted_right_when_all_are_deleted_meanwhile(
+    tmp_path: Path, together: Callable[[Stored, LiveSession, str], list[Coroutine[Any, Any, object]]]
+) -> None:
+    async with stored(tmp_path) as one:
+        names = [live.session.id for live in await one.create(3)]
+    async with stored(tmp_path) as one:
+        live = await one.sessions.get(names[0])
+        outcomes = await asyncio.gather(*together(one, live, names[1]), return_exceptions=True)
+        assert all(not isinstance(each, Exception) or isinstance(each, NotFound) for each in outcomes)
+        assert len(one.sessions) == await one.database.read(rows.count())
+        assert [live.key for live in one.sessions.loaded()] == [4] * len(one.sessions)
+
+
+@on_loop
+async def test_what_a_failing_store_did_not_take_is_stored_in_its_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database_module, "STORE_LOCK_WAIT_S", 0.05)
+    monkeypatch.setattr(database_module, "STORE_RETRY_S", 0.02)
+    async with stored(tmp_path) as one:
+        [live] = await one.create(1)
+        with closing(sqlite3.connect(one.database.path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            live.session.status = SessionStatus.RUNNING
+            one.recorder.add(live)
+            one.recorder.flush(live)
+            await asyncio.sleep(0)  # it is on its way
+            live.session.status = SessionStatus.IDLE
+            one.recorder.add(live)
+            one.recorder.flush(live)
+            # The loop is busy just when the disk refuses the first: it learns of that with the second on its way.
+            while one.database.describe_state()["state"] == "ok":
+                pass
+            other.execute("ROLLBACK")
+        await one.recorder.settle()
+        await until(lambda: one.database.describe_state()["state"] == "ok")
+        row = await one.database.read(rows.select(live.session.id))
+        assert row is not None
+        assert row.state["status"] == "idle"
