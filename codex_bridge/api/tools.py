@@ -20,7 +20,7 @@ from .stream import EVENT_STREAM_HEADERS
 # What `/runtime/tools` tells, by the name that a result has for it where it cut something short.
 _LIMITS = {
     "output_characters": limits.MAX_TOOL_OUTPUT_CHARACTERS,
-    "stream_bytes": limits.MAX_COMMAND_OUTPUT_BYTES,
+    "output_bytes": limits.MAX_COMMAND_OUTPUT_BYTES,
     "files": limits.MAX_STATUS_FILES,
     "diff_characters": limits.MAX_DIFF_CHARACTERS,
     "tools_at_once": limits.MAX_HOST_TOOLS,

@@ -170,7 +170,9 @@ TOOLS: dict[str, ToolSpec] = {
             "run_command",
             "Run a shell command in the workspace, in a sandbox without network. The answer has its exit code and output.",
             {
-                "command": _text("The command, for /bin/sh.", MAX_COMMAND_CHARACTERS),
+                "command": _text(
+                    "The command, for bash, or /bin/sh where there is none.", MAX_COMMAND_CHARACTERS
+                ),
                 "cwd": _DIRECTORY,
                 "timeout_ms": _number(
                     "Its time in milliseconds.", DEFAULT_COMMAND_TIMEOUT_MS, 1, MAX_COMMAND_TIMEOUT_MS

@@ -28,6 +28,11 @@ _DECLINED = refusal(
     "The person has not allowed it, and nothing was done. Do not try the same in another way; go on without, or end "
     "and say what is missing.",
 )
+_CHANGED_MEANWHILE = refusal(
+    "changed_meanwhile",
+    "The files have changed while the person was asked, so that the patch would do something else now; nothing was done. "
+    "Read them again.",
+)
 _NO_ESCALATION = refusal(
     "escalation_refused",
     "Nobody can be asked in this session, so nothing runs outside of the sandbox. Do without, or end and say why.",
@@ -131,6 +136,10 @@ class Calls:
             keys = [("edit", path) for change in changes for path in _paths(change)]
             if not await self._is_allowed(item, ApprovalKind.FILE_CHANGE, keys, details):
                 return _DECLINED
+            again = await self._tools.preview("apply_patch", arguments, self._place)
+            if again.diffs != seen.diffs:
+                item.complete(_CHANGED_MEANWHILE, "")
+                return _CHANGED_MEANWHILE
         result = await self._run(item, "apply_patch", arguments, self._place)
         if result.edits:
             for edit in result.edits:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -53,7 +53,7 @@ class Model:
 async def _read_answer(answer: ClientResponse, on_delta: Callable[[ChatDelta], None]) -> None:
     reader, has_ended = ChatReader(), False
     try:
-        async for piece in answer.iter_body():
+        async for piece in _iter_stream(answer):
             for delta in reader.feed(piece):
                 has_ended = has_ended or delta.finish_reason is not None
                 on_delta(delta)
@@ -62,6 +62,18 @@ async def _read_answer(answer: ClientResponse, on_delta: Callable[[ChatDelta], N
             raise
     if not (reader.is_done or has_ended):
         raise UpstreamFailed("The upstream ended its answer in the middle.", code="upstream_disconnected")
+
+
+async def _iter_stream(answer: ClientResponse) -> AsyncIterator[bytes]:
+    """Yield an answer as an event stream. Some upstreams stream nothing, and send the whole as one JSON text."""
+    is_whole = answer.head.headers.get("content-type", "").lower().startswith("application/json")
+    if is_whole:
+        yield b"data: "
+    async for piece in answer.iter_body():
+        # Line breaks in JSON are white space: within texts they are escaped.
+        yield piece.replace(b"\n", b" ") if is_whole else piece
+    if is_whole:
+        yield b"\n"
 
 
 async def _read_refusal(answer: ClientResponse) -> UpstreamFailed:

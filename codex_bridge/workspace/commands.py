@@ -6,16 +6,23 @@ import os
 import time
 from typing import Any
 
-from ..limits import MAX_COMMAND_OUTPUT_BYTES, MAX_COMMAND_TIMEOUT_MS, MAX_TOOL_OUTPUT_CHARACTERS
+from ..limits import (
+    MAX_COMMAND_OUTPUT_BYTES,
+    MAX_COMMAND_TIMEOUT_MS,
+    MAX_TOOL_OUTPUT_CHARACTERS,
+    TOOL_END_S,
+)
 from ..protocol.tools import ToolResult, limit_hit
 from ..runtime import Command, OnOutput, Sandbox
-from .paths import is_inside
-from .place import Place, Refused
+from .jail import Jail
+from .place import Place, off_loop
 
 Json = dict[str, Any]
 
 # What models write is bash's; where there is none, they have to do with less.
 _SHELLS = ("/bin/bash", "/usr/bin/bash", "/bin/sh")
+# Becomes its arguments. Of two streams nobody could tell what was written first.
+_ONE_STREAM = 'exec "$@" 2>&1'
 
 
 def find_shell() -> str:
@@ -35,8 +42,9 @@ async def run_command(
             on_output(text)
 
     timeout_ms: int = arguments["timeout_ms"]
-    argv = [find_shell(), "-c", arguments["command"]]
-    cwd = _resolve_directory(place.root, arguments["cwd"])
+    shell = find_shell()
+    argv = [shell, "-c", _ONE_STREAM, shell, shell, "-c", arguments["command"]]
+    cwd = await off_loop(lambda watch: _find_directory(place.root, arguments["cwd"]), TOOL_END_S)
     command = Command(argv, place.root, place.sandbox_mode, timeout_ms / 1000, cwd)
     begun_at = time.monotonic()
     result = await sandbox.run_command(command, take)
@@ -51,10 +59,8 @@ async def run_command(
         message = f"It was ended: its time was over. timeout_ms may be up to {MAX_COMMAND_TIMEOUT_MS}."
         limits.append(limit_hit("timeout_ms", timeout_ms, message))
     if result.is_cut:
-        message = (
-            "Of each stream only the first bytes were read; write the output to a file to have all of it."
-        )
-        limits.append(limit_hit("stream_bytes", MAX_COMMAND_OUTPUT_BYTES, message))
+        message = "Only the first bytes were read; write the output to a file to have all of it."
+        limits.append(limit_hit("output_bytes", MAX_COMMAND_OUTPUT_BYTES, message))
     if excerpt.left_out:
         message = (
             f"{excerpt.left_out} characters in the middle are left out; write the output to a file, "
@@ -98,16 +104,12 @@ class Excerpt:
         return "".join(self._head) + gap + self._tail
 
 
-def _resolve_directory(root: str, path: str) -> str:
-    """Return the real path of a directory of the workspace.
+def _find_directory(root: str, path: str) -> str:
+    """Return the real path of a directory of the workspace; raise `Refused`.
 
-    A link that is swapped after this leads the command only where it could go by itself: the sandbox is what holds it.
+    A link that takes its place after this leads the command only where it could go by itself: the sandbox holds it.
     """
-    if "\0" in path:
-        raise Refused("invalid_path", "cwd: a path has no NUL.")
-    real = os.path.realpath(os.path.join(root, path))
-    if not is_inside(real, root):
-        raise Refused("outside_workspace", f"cwd: {path[:200]!r} leads out of the workspace.")
-    if not os.path.isdir(real):
-        raise Refused("not_a_directory", f"cwd: there is no directory {path[:200]!r} in the workspace.")
-    return real
+    with Jail(root) as jail:
+        directory, parts = jail.open_directory(path)
+        os.close(directory)
+    return os.path.join(root, *parts)

@@ -8,10 +8,17 @@ from __future__ import annotations
 
 import os
 
-from ..limits import GIT_TIMEOUT_S, MAX_DIFF_CHARACTERS, MAX_LOG_COMMITS, MAX_STATUS_FILES
+from ..limits import (
+    GIT_TIMEOUT_S,
+    MAX_DIFF_CHARACTERS,
+    MAX_GIT_CONFIG_BYTES,
+    MAX_LOG_COMMITS,
+    MAX_STATUS_FILES,
+)
 from ..protocol import git as protocol
 from ..protocol.tools import Json, ToolResult, limit_hit
 from ..runtime import Command, CommandResult, Sandbox
+from .jail import Jail, check_path, told
 from .paths import is_inside
 from .place import Place, Refused
 
@@ -45,7 +52,7 @@ class Git:
     async def log(self, arguments: Json, place: Place) -> ToolResult:
         """List the newest commits; none where there is none yet."""
         limit: int = arguments["limit"]
-        path = _check_path(arguments.get("path"))
+        path = _check_path(arguments.get("path"), place.root)
         git, filters = await self._prepare(place)
         result = await self._run(protocol.log_arguments(git, filters, limit + 1, path), place)
         if result.exit_code != 0 and protocol.is_without_commits(result.stderr):
@@ -60,7 +67,7 @@ class Git:
 
     async def diff(self, arguments: Json, place: Place) -> ToolResult:
         """Show changes as a unified diff."""
-        path = _check_path(arguments.get("path"))
+        path = _check_path(arguments.get("path"), place.root)
         git, filters = await self._prepare(place)
         result = await self._run(protocol.diff_arguments(git, filters, arguments["staged"], path), place)
         _check(result)
@@ -75,7 +82,9 @@ class Git:
         """Return git, and the filters that the repository has configured: they must not run."""
         if self._program is None:
             raise Refused("git_missing", "There is no git on the bridge's PATH.")
-        _check_repository(place.root)
+        directory = _check_repository(place.root)
+        if is_inside(directory, place.root) and not _may_have_filters(directory):
+            return self._program, []
         result = await self._run(protocol.filters_arguments(self._program), place)
         if result.exit_code > 1:  # 1: there are none
             _check(result)
@@ -103,19 +112,19 @@ def _check(result: CommandResult) -> None:
         raise Refused(*protocol.parse_refusal(result.stderr))
 
 
-def _check_path(path: str | None) -> str | None:
-    """Refuse a path that leads out of the workspace. It may be one that was deleted, and is never followed."""
+def _check_path(path: str | None, root: str) -> str | None:
+    """Refuse a path that leads out of the workspace. It may be one that was deleted, and git follows no link in it."""
     if path is None:
         return None
-    if "\0" in path:
-        raise Refused("invalid_path", "path: a path has no NUL.")
-    if os.path.isabs(path) or os.path.normpath(path).split(os.sep)[0] == os.pardir:
-        raise Refused("outside_workspace", f"path: {path[:200]!r} leads out of the workspace.")
-    return path
+    check_path(path)
+    inside = Jail(root).inside(path) if path.startswith("/") else path
+    if inside is None or os.path.normpath(inside or ".").split("/")[0] == "..":
+        raise Refused("outside_workspace", f"path: {told(path)} leads out of the workspace.")
+    return inside or "."
 
 
-def _check_repository(root: str) -> None:
-    """Raise `Refused` unless the workspace has a repository of its own."""
+def _check_repository(root: str) -> str:
+    """Return the repository's directory; raise `Refused` unless the workspace has one of its own."""
     place = os.path.join(root, ".git")
     if not os.path.lexists(place):
         raise Refused("not_a_repository", "The workspace is not a git repository.")
@@ -128,6 +137,28 @@ def _check_repository(root: str) -> None:
             )
     elif os.path.lexists(os.path.join(led_to, "commondir")):
         raise Refused("outside_workspace", "The workspace's .git shares another repository's directory.")
+    return led_to
+
+
+def _may_have_filters(directory: str) -> bool:
+    """Say whether a repository's configuration has to be asked for filters: that costs as much as git itself.
+
+    The names of sections cannot be written in another way.
+    """
+    for name in ("config", "config.worktree"):
+        path = os.path.join(directory, name)
+        if not os.path.lexists(path):
+            continue
+        try:
+            if not os.path.isfile(path) or os.path.getsize(path) > MAX_GIT_CONFIG_BYTES:
+                return True
+            with open(path, "rb") as file:
+                text = file.read(MAX_GIT_CONFIG_BYTES).lower()
+        except OSError:
+            return True
+        if b"filter" in text or b"include" in text:
+            return True
+    return False
 
 
 def _git_directory(place: str) -> str:

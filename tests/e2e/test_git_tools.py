@@ -164,6 +164,33 @@ async def test_a_filter_that_cannot_be_named_is_refused(tmp_path: Path) -> None:
             assert await scene.code(name) == "unsafe_repository"
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[FILTER "trap"]\n\tclean = touch {0}; cat\n',
+        "[filter.trap]\nclean = touch {0}; cat\n",
+        "[Include]\n\tpath = {1}\n",
+        '[includeIf "gitdir:/"]\n\tpath = {1}\n',
+    ],
+)
+def test_a_filter_is_found_however_it_is_written(tmp_path: Path, text: str) -> None:
+    @on_loop
+    async def check() -> None:
+        make_repository(tmp_path / "workspace")
+        sprung, included = tmp_path / "sprung", tmp_path / "included"
+        included.write_text(f'[filter "trap"]\n\tclean = touch {sprung}; cat\n')
+        async with a_scene(tmp_path) as scene:
+            with (scene.workspace / ".git" / "config").open("a") as config:
+                config.write(text.format(sprung, included))
+            (scene.workspace / ".git" / "info" / "attributes").write_text("*.txt filter=trap\n")
+            assert (await scene.run("git_diff", "danger-full-access"))["ok"]
+            assert not sprung.exists()
+        git(scene.workspace, "diff")
+        assert sprung.exists()
+
+    check()
+
+
 @on_loop
 async def test_the_users_own_filters_stay(tmp_path: Path) -> None:
     make_repository(tmp_path / "workspace")

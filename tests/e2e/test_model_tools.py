@@ -18,6 +18,7 @@ from tests.support.upstream import (
     Answer,
     Failure,
     Request,
+    Script,
     Upstream,
     add,
     call,
@@ -43,6 +44,15 @@ def command(text: str, **more: Any) -> Reply:
     return call("run_command", {"command": text, **more})
 
 
+def steps(*answers: Answer) -> Script:
+    """Answer the first request of a turn with the first answer, and so on, however many calls each has."""
+
+    def script(request: Request) -> Answer:
+        return answers[sum("tool_calls" in message for message in request.input)]
+
+    return script
+
+
 def play(one: Bridge, message: str = "Do it", session_id: str | None = None, **body: Any) -> Stream:
     """Run one turn to its end, whatever that is."""
     session_id = session_id or one.create_session()
@@ -62,7 +72,7 @@ def end_of(stream: Stream) -> Any:
 
 
 def test_it_reads_edits_and_runs(bridge: BridgeFactory, upstream: Upstream) -> None:
-    upstream.script = rounds(
+    upstream.script = steps(
         calls(("read_file", {"path": "a.txt"}), ("search_text", {"query": "two"}), ("list_files", {})),
         edit(change("a.txt", "two", "2"), add("new/b.txt", "b")),
         command("cat a.txt new/b.txt; echo x > ../outside; exit 3"),
@@ -194,23 +204,25 @@ def test_a_command_leaves_the_sandbox_only_when_a_person_says_so(
         assert items(stream, "commandExecution")[0]["status"] == "failed"
 
 
-@pytest.mark.parametrize("where", ["answer", "command", "request"])
+@pytest.mark.parametrize("where", ["answer", "command", "request", "approval"])
 def test_an_interrupt_ends_it_at_once(bridge: BridgeFactory, upstream: Upstream, where: str) -> None:
     gate = upstream.gate()
     answers: dict[str, Answer] = {
         "answer": say("half ", gate, "other"),
         "command": command("echo begun; sleep 1000"),
         "request": gate,
+        "approval": command("touch no", escalate=True),
     }
     upstream.script = lambda request: answers[where]
-    one = bridge(**CLASS)
+    one = bridge(CODEX_APPROVAL_POLICY="on-request", **CLASS)
     session_id = one.create_session()
     stream = one.ready_stream(session_id)
     one.send(session_id, "Do it")
     if where == "request":
         gate.wait()
     else:
-        stream.until("item.agent_message.delta" if where == "answer" else "command.execution.output")
+        seen = {"answer": "item.agent_message.delta", "command": "command.execution.output"}
+        stream.until(seen.get(where, "session.approval.required"))
     assert one.interrupt(session_id).status == 200
     stream.until("session.interrupted")
     if where == "answer":
@@ -218,6 +230,9 @@ def test_an_interrupt_ends_it_at_once(bridge: BridgeFactory, upstream: Upstream,
         assert (message["text"], message["incomplete"]) == ("half ", True)
     elif where == "command":
         assert items(stream, "commandExecution")[0]["exitCode"] == -1
+    elif where == "approval":
+        assert items(stream, "commandExecution")[0]["status"] == "declined"
+        assert one.approvals(session_id) == []
     upstream.script = rounds(say("Here again."))
     one.send(session_id, "And now?")
     stream.until("session.completed")
@@ -296,6 +311,19 @@ def test_silence_ends_the_turn(bridge: BridgeFactory, upstream: Upstream) -> Non
     session = end_of(play(bridge(CODEX_UPSTREAM_IDLE_TIMEOUT_MS=300, **CLASS)))
     assert session["last_error_code"] == "upstream_timeout"
     assert len(upstream.requests) == 1
+
+
+def test_a_turn_has_its_time(bridge: BridgeFactory, upstream: Upstream) -> None:
+    upstream.script = lambda request: say("half ", upstream.gate())
+    session = end_of(play(bridge(CODEX_CHAT_TURN_TIMEOUT_MS=1000, **CLASS)))
+    assert (session["status"], session["last_error_code"]) == ("error", "turn_timeout")
+
+
+def test_it_is_there_with_codex_exec_as_well(bridge: BridgeFactory, upstream: Upstream) -> None:
+    upstream.script = rounds(edit(add("a.txt", "x")), command("cat a.txt"), say("Done."))
+    stream = play(bridge(CODEX_RUNTIME_KIND="exec", CODEX_APPROVAL_POLICY="never", **CLASS))
+    assert items(stream, "commandExecution")[0]["aggregatedOutput"] == "x\n"
+    assert end_of(stream)["messages"][-1]["text"] == "Done."
 
 
 def test_images_and_context_are_shown(bridge: BridgeFactory, upstream: Upstream) -> None:

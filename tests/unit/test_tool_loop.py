@@ -19,10 +19,11 @@ from codex_bridge.runtime import (
     TurnStatus,
     Utterance,
 )
-from codex_bridge.runtimes import loop_turn
+from codex_bridge.runtimes import loop_items, loop_turn
 from codex_bridge.runtimes.model_tools import ModelTools
+from codex_bridge.workspace.tools import Tools
 from tests.support.images import png
-from tests.support.loops import BEGIN, END, Player, SmallTools, player
+from tests.support.loops import BEGIN, END, NoSandbox, Player, SmallTools, player
 from tests.support.upstream import (
     ABORT,
     Answer,
@@ -33,11 +34,13 @@ from tests.support.upstream import (
     add,
     call,
     calls,
+    change,
     remove,
     rounds,
     say,
 )
 from tests.unit.loop import run
+from tests.unit.wire import Peer, scripted, take_request
 
 COMPLETED = TurnOutcome(TurnStatus.COMPLETED)
 INTERRUPTED = TurnOutcome(TurnStatus.INTERRUPTED)
@@ -605,6 +608,28 @@ def test_with_never_nothing_leaves_the_sandbox_and_nobody_is_asked(play: Play, u
     assert results(upstream.requests[1])[0]["error"]["code"] == "escalation_refused"
 
 
+def test_what_was_accepted_is_what_is_done(tmp_path: Path, upstream: Upstream) -> None:
+    """The person has seen a diff; a file that changes meanwhile would make it another."""
+    (tmp_path / "a.txt").write_text("one\ntwo\n")
+    upstream.script = rounds(edit(change("a.txt", "two", "2")), say("A pity."))
+
+    async def test() -> None:
+        async with player(tmp_path, upstream.base_url, ModelTools, Tools(NoSandbox())) as one:
+
+            def late(request: ApprovalRequest) -> ApprovalAnswer:
+                (tmp_path / "a.txt").write_text("zero\none\ntwo\n")
+                return ApprovalAnswer(Decision.ACCEPT)
+
+            one.person.answer = late
+            assert await one.play(approval_policy="untrusted") == COMPLETED
+            (item,) = one.items("fileChange")
+            assert item["status"] == "failed"
+
+    run(test)
+    assert (tmp_path / "a.txt").read_text() == "zero\none\ntwo\n"
+    assert results(upstream.requests[1])[0]["error"]["code"] == "changed_meanwhile"
+
+
 # What the model is told --------------------------------------------------------------------------
 
 
@@ -691,3 +716,103 @@ def test_without_a_provider_of_the_bridges_there_is_no_turn(play: Play) -> None:
         assert outcome.failure.code == "no_upstream"
 
     play(test)
+
+
+# What upstreams stream ---------------------------------------------------------------------------
+
+
+def data(**delta: Any) -> bytes:
+    return b"data: " + json.dumps({"choices": [{"delta": delta}]}).encode() + b"\n\n"
+
+
+STOP = b'data: {"choices": [{"delta": {}, "finish_reason": "stop"}]}\n\n'
+
+
+def play_bytes(
+    root: Path,
+    bodies: list[bytes],
+    test: Callable[[Player], Coroutine[Any, Any, None]],
+    kind: str = "text/event-stream",
+) -> None:
+    """Run a test against an upstream that answers with these bodies, one after the other."""
+
+    async def script(peer: Peer) -> None:
+        await take_request(peer)
+        head = f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nConnection: close\r\n\r\n"
+        await peer.send(head.encode() + bodies.pop(0))
+
+    async def whole() -> None:
+        async with (
+            scripted(script) as port,
+            player(root, f"http://127.0.0.1:{port}/v1", ModelTools) as one,
+        ):
+            await test(one)
+
+    run(whole)
+    assert bodies == []
+
+
+def test_what_a_model_thinks_is_an_item_of_its_own(tmp_path: Path) -> None:
+    body = data(reasoning_content="Let me ") + data(reasoning_content="think.") + data(content="Yes.") + STOP
+
+    async def test(one: Player) -> None:
+        assert await one.play() == COMPLETED
+        assert one.kinds()[2:] == [
+            "item.started reasoning", "item.reasoning.delta", "item.completed reasoning",
+            "item.started agentMessage", "item.agent_message.delta", "item.completed agentMessage",
+        ]  # fmt: skip
+        (thought,) = one.items("reasoning")
+        assert (thought["summary"], thought["content"]) == ([], ["Let me think."])
+
+    play_bytes(tmp_path, [body], test)
+
+
+@pytest.mark.usefixtures("no_delay")
+@pytest.mark.parametrize(
+    "broken",
+    [
+        data(content="half"),  # neither an end nor a reason for one
+        data(content="half") + b'data: {"error": {"message": "out of memory"}}\n\n',
+        data(content="half") + b"data: {broken\n\n",
+        b"",
+    ],
+)
+def test_an_answer_that_breaks_off_is_begun_anew(tmp_path: Path, broken: bytes) -> None:
+    async def test(one: Player) -> None:
+        assert await one.play() == COMPLETED
+        assert one.warnings() == ["retrying"]
+        assert one.texts() == ["Whole."]
+
+    play_bytes(tmp_path, [broken, data(content="Whole.") + STOP], test)
+
+
+def test_an_answer_that_is_not_streamed_will_do(tmp_path: Path) -> None:
+    named = {"name": "read_file", "arguments": json.dumps({"path": "a.txt"})}
+    asked = {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [{"id": "c", "type": "function", "function": named}],
+    }
+    said = {"role": "assistant", "content": "It says\nhello."}
+    bodies = [
+        json.dumps({"choices": [{"message": message, "finish_reason": "stop"}]}, indent=1).encode()
+        for message in (asked, said)
+    ]
+
+    async def test(one: Player) -> None:
+        assert await one.play() == COMPLETED
+        assert len(one.items("dynamicToolCall")) == 1
+        assert one.texts() == ["It says\nhello."]
+
+    play_bytes(tmp_path, bodies, test, "application/json; charset=utf-8")
+
+
+def test_an_answer_without_end_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop_items, "MAX_MODEL_ANSWER_CHARACTERS", 100)
+
+    async def test(one: Player) -> None:
+        outcome = await one.play()
+        assert outcome.failure is not None
+        assert "more than 100 characters" in outcome.failure.message
+
+    play_bytes(tmp_path, [data(content="x" * 60) * 2 + STOP], test)
