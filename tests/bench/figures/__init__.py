@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ..context import Bench
 from ..report import Row
 from . import (
+    classes,
     concurrency,
     fanout,
     idle_streams,
@@ -45,6 +46,7 @@ KINDS = (
         translation.measure,
         300,
     ),
+    Kind("classes", "Execution classes: what models of different quality get done", classes.measure, 300),
     Kind("subscribers", "One turn, many subscribers", fanout.measure_subscribers, 180),
     Kind("stalled", "Subscribers that never read", fanout.measure_stalled, 120),
     Kind("idle", "Idle streams", idle_streams.measure, 120),
