@@ -253,7 +253,10 @@ class _Plan:
         if not spot.name or spot.info is None or not stat.S_ISREG(spot.info.st_mode):
             kind = kind_of(spot.info) if spot.info is not None else "directory"
             raise Refused("not_a_file", f"{told(path)}: expected a file; it is a {kind}.")
-        opened = self._jail.open_file_parts(spot.parts)
+        try:
+            opened = self._jail.open_file_parts(spot.parts)
+        except OSError as error:
+            refuse(error, path)
         try:
             info = os.fstat(opened)
             self._check_size(None, path, info.st_size)

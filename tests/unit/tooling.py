@@ -33,6 +33,22 @@ def call(tools: Tools, root: Path, name: str, /, **arguments: Any) -> ToolResult
     return run(lambda: tools.run(name, check_input(TOOLS[name], arguments), place(root)))
 
 
+Call = tuple[str, dict[str, Any]]
+
+
+def answers(root: Path, calls: list[Call], rg: str | None = None) -> list[dict[str, Any]]:
+    """Run several tools on one loop, one after another, and return what each answers."""
+
+    async def all_of_them() -> list[dict[str, Any]]:
+        tools = Tools(NoSandbox(), rg)
+        return [
+            (await tools.run(name, check_input(TOOLS[name], arguments), place(root))).to_json()
+            for name, arguments in calls
+        ]
+
+    return run(all_of_them)
+
+
 def answer(root: Path, name: str, /, rg: str | None = None, **arguments: Any) -> dict[str, Any]:
     """Run one tool and return what it answers."""
     return call(Tools(NoSandbox(), rg), root, name, **arguments).to_json()
