@@ -200,6 +200,7 @@ class _Plan:
                 "already_exists", f"{told(patch.path)} exists; expected an update of it, or another path."
             )
         self._check_size(content, patch.path)
+        self._check_nested(state, patch.path)
         state.text, state.edits = content, None
         state.mode = 0o777 if patch.is_executable else None
         if state.before is not None:
@@ -211,11 +212,22 @@ class _Plan:
             return
         if target.text is not None:
             raise Refused("already_exists", f"{told(path)} exists; a file cannot be moved there.")
+        self._check_nested(target, path)
         target.text, target.mode, target.edits = source.text, source.mode, source.edits
         target.came_from = source.came_from or source
         if target.came_from is not source:
             target.edits = None
         source.text, source.edits = None, None
+
+    def _check_nested(self, state: _State, path: str) -> None:
+        """Refuse a new file that another one of the patch would have to be a directory for, or the other way round."""
+        for other in self._states.values():
+            if other.text is not None and other is not state:
+                common = min(len(other.parts), len(state.parts))
+                if other.parts[:common] == state.parts[:common]:
+                    raise Refused(
+                        "not_a_directory", f"{told(path)}: {told(other.path)} cannot be there as well."
+                    )
 
     def _state(self, path: str, *, is_written: bool = False, is_removed: bool = False) -> _State:
         """Return the state of the file that a path leads to."""
@@ -403,7 +415,8 @@ class _Writer:
             if state.text is None:
                 os.unlink(name, dir_fd=directory)
             elif state.before is not None:
-                os.rename(self._temporary.pop(state.parts), name, src_dir_fd=directory, dst_dir_fd=directory)
+                os.rename(self._temporary[state.parts], name, src_dir_fd=directory, dst_dir_fd=directory)
+                del self._temporary[state.parts]
             else:
                 self._commit_new(state.parts, directory)
         finally:
