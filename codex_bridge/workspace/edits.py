@@ -66,7 +66,11 @@ class Edits:
 
 def _apply(arguments: Json, place: Place, watch: Watch, is_preview: bool) -> ToolResult:
     try:
+        # A text that is no UTF-8 could not be written, nor told in an error.
+        arguments["patch"].encode()
         patches = parse_patch(arguments["patch"])
+    except UnicodeEncodeError as error:
+        raise Refused("patch_invalid", "The patch cannot be read: expected text in UTF-8.") from error
     except PatchInvalid as error:
         raise Refused("patch_invalid", f"The patch cannot be read: {error}") from error
     if len(patches) > MAX_PATCHED_FILES:
@@ -289,10 +293,7 @@ class _Plan:
     def _check_size(self, text: str | None, path: str, size: int = 0) -> None:
         """Count what is held in memory."""
         if text is not None:
-            try:
-                size = len(text.encode())
-            except UnicodeEncodeError:
-                raise Refused("patch_invalid", f"{told(path)}: expected text in UTF-8.") from None
+            size = len(text.encode())
         self._bytes += size
         if size > MAX_PATCHED_FILE_BYTES or self._bytes > MAX_PATCHED_BYTES:
             raise Refused(

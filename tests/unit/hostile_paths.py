@@ -134,7 +134,7 @@ HOSTILE = [
     Case("file.txt/..", *(["not_a_directory"] * 4)),
     Case("fifo", *OTHER),
     Case("socket", *OTHER),
-    Case("caf\udce9.txt", *BAD),
+    Case("caf\udce9.txt", "invalid_path", "invalid_path", "patch_invalid", "patch_invalid"),
     Case("file.txt\0", *BAD),
     Case("\0", *BAD),
     Case(" ", *BAD),

@@ -15,7 +15,7 @@ from codex_bridge.protocol.hunks import apply_hunks
 from codex_bridge.protocol.patch import parse_patch
 from codex_bridge.protocol.tools import TOOLS, ToolResult, check_input
 from codex_bridge.workspace import edits
-from codex_bridge.workspace.place import Place, Watch
+from codex_bridge.workspace.place import Place, Refused, Watch
 from codex_bridge.workspace.tools import Tools
 from tests.unit.loop import on_loop, run
 from tests.unit.tooling import NoSandbox, add, answer, call, code, data, delete, place, update
@@ -136,8 +136,9 @@ FIRST = together(update("f", "a", "b"), add("new/n", "n"))
         (delete("link"), "not_a_file"),
         (add("../x", "x"), "outside_workspace"),
         ("*** Begin Patch\n*** Update File: g\n*** End Patch\n", "patch_invalid"),
-        (add("n\udce9", "x"), "invalid_path"),
+        (add("n\udce9", "x"), "patch_invalid"),
         (add("ok", "x\udce9"), "patch_invalid"),
+        (update("g", "x\udce9", "x"), "patch_invalid"),
     ],
 )  # fmt: skip
 def test_all_or_nothing(tmp_path: Path, second: str, wanted: str) -> None:
@@ -252,7 +253,8 @@ def test_a_failure_in_the_midst_puts_all_back(tmp_path: Path, monkeypatch: pytes
     before = tree(tmp_path)
     text = together(update("f", "a", "b"), add("new/deep/n", "n"), delete("g"))
     for broken in ("rename", "link", "unlink"):
-        real, failed = getattr(os, broken), []
+        real: Any = getattr(os, broken)
+        failed: list[bool] = []
 
         def fail(*given: Any, real: Any = real, failed: list[bool] = failed, **more: Any) -> None:
             if not failed and given[0] != "f":
@@ -372,7 +374,7 @@ def test_a_plan_looks_at_the_time(tmp_path: Path) -> None:
     (tmp_path / "f").write_text("a\n")
     watch = Watch(10)
     watch.stop()
-    with pytest.raises(edits.Refused, match="not done within"):
+    with pytest.raises(Refused, match="not done within"):
         edits._apply({"patch": update("f", "a", "b")}, place(tmp_path), watch, False)
     assert tree(tmp_path) == {"f": "a\n"}
 

@@ -12,12 +12,12 @@ import pytest
 
 from codex_bridge.workspace.jail import Jail
 from codex_bridge.workspace.place import Refused
+from codex_bridge.workspace.tools import Tools
 from tests.unit.hostile_paths import HOSTILE, SECRET, Case, build
 from tests.unit.loop import run
 from tests.unit.tooling import (
     Call,
     NoSandbox,
-    Tools,
     add,
     answers,
     code,

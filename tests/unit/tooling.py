@@ -6,6 +6,7 @@ from typing import Any
 
 from codex_bridge.protocol.tools import TOOLS, ToolResult, check_input
 from codex_bridge.runtime import Command, CommandResult, OnOutput
+from codex_bridge.workspace.search import find_ripgrep
 from codex_bridge.workspace.tools import Place, Tools
 from tests.support.codex import codex_binary
 from tests.unit.loop import run
@@ -20,9 +21,9 @@ class NoSandbox:
 
 def ripgrep() -> str:
     """Return the ripgrep that Codex brings."""
-    path = Path(codex_binary()).parent.parent / "codex-path" / "rg"
-    assert os.access(path, os.X_OK), path
-    return str(path)
+    path = find_ripgrep(str(codex_binary()))
+    assert path is not None
+    return path
 
 
 def place(root: Path, mode: str = "workspace-write") -> Place:
