@@ -206,12 +206,14 @@ async def player(
     gateway = Gateway(to_upstream)
     tools = tools or SmallTools()
     runtime = ToolLoopRuntime(dialect, tools, to_gateway)
-    async with serving(gateway.handle) as (_, own_port):
-        gateway.base_url = f"http://127.0.0.1:{own_port}"
-        made = Player(root, runtime, tools, gateway)
-        made.backend = Backend(Origin("http", "127.0.0.1", port), "/v1", "sk-a-key-of-the-upstream")
-        try:
-            yield made
-        finally:
-            await runtime.stop()
-    to_upstream.close()
+    try:
+        async with serving(gateway.handle) as (_, own_port):
+            gateway.base_url = f"http://127.0.0.1:{own_port}"
+            made = Player(root, runtime, tools, gateway)
+            made.backend = Backend(Origin("http", "127.0.0.1", port), "/v1", "sk-a-key-of-the-upstream")
+            try:
+                yield made
+            finally:
+                await runtime.stop()
+    finally:
+        to_upstream.close()

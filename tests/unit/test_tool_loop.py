@@ -9,7 +9,13 @@ from typing import Any
 import pytest
 
 from codex_bridge.errors import Conflict
-from codex_bridge.limits import MAX_CORRECTIONS, MAX_TURN_CALLS, MAX_TURN_STEPS, STREAM_RETRIES
+from codex_bridge.limits import (
+    MAX_CORRECTIONS,
+    MAX_LOADED_THREADS,
+    MAX_TURN_CALLS,
+    MAX_TURN_STEPS,
+    STREAM_RETRIES,
+)
 from codex_bridge.runtime import (
     ApprovalAnswer,
     ApprovalKind,
@@ -361,6 +367,20 @@ def test_a_failure_that_stays_ends_the_turn(
     assert len(upstream.requests) == tries
 
 
+def test_the_wait_that_an_upstream_asks_for_is_kept(play: Play, upstream: Upstream) -> None:
+    upstream.script = in_order(Failure(429, headers={"retry-after": "60"}), say("Too early."))
+
+    async def test(one: Player) -> None:
+        turn = one.begin()
+        await one.saw("warning")
+        await asyncio.wait([turn], timeout=0.1)  # what would come at once has come by then
+        await one.runtime.interrupt("t")
+        assert await turn == INTERRUPTED
+
+    play(test)
+    assert len(upstream.requests) == 1
+
+
 def test_silence_is_not_waited_for_twice(tmp_path: Path, upstream: Upstream) -> None:
     upstream.script = in_order(say("half ", upstream.gate()))
 
@@ -565,6 +585,16 @@ def test_what_is_accepted_for_the_session_is_not_asked_again(play: Play, upstrea
             False,
             True,
         ]
+
+    play(test)
+
+
+def test_of_many_threads_the_oldest_is_forgotten(play: Play, upstream: Upstream) -> None:
+    async def test(one: Player) -> None:
+        for number in (0, *range(MAX_LOADED_THREADS), 0, MAX_LOADED_THREADS, 1):
+            await one.play(thread_id=f"thread {number}")
+        told = [event["thread_id"] for event in one.events if event["type"] == "thread.started"]
+        assert told == [f"thread {number}" for number in (*range(MAX_LOADED_THREADS + 1), 1)]
 
     play(test)
 
