@@ -375,18 +375,8 @@ MAX_IMAGES_BYTES = 40 * MIB
 MAX_ACCEPTED = 1000
 # Texts of a tool's result that are told with it are short ones; the item has the long.
 MAX_TOLD_TEXT_CHARACTERS = 200
-# Of a command's output, a third from its begin and the rest from its end: what a model reads of one step.
-MAX_TOOL_OUTPUT_CHARACTERS = 48 * KIB
-# git answers within a second also in large repositories; a cold disk needs longer.
-GIT_TIMEOUT_S = 30.0
 # Larger ones are nobody's who means well; git is asked what they say.
 MAX_GIT_CONFIG_BYTES = 64 * KIB
-# More changed files are no news but a mistake, such as a build directory that is not ignored.
-MAX_STATUS_FILES = 2000
-# Longer diffs are read by file.
-MAX_DIFF_CHARACTERS = 256 * KIB
-# Tools that hosts run at once, each a process or a thread of this machine.
-MAX_HOST_TOOLS = 16
 
 # Reading intent out of text -----------------------------------------------------------------------
 # The longest patch, escaped in JSON: a block that is longer is text.

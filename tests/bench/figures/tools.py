@@ -66,7 +66,7 @@ def make_cases(ripgrep: str | None) -> list[Case]:
     """Return what is measured; without ripgrep the plain search is grep's."""
     search = [ripgrep, "-nF", NEEDLE] if ripgrep else ["grep", "-rnF", NEEDLE, "."]
     return [
-        Case("list_files", {"recursive": True}, ["ls", "-R"], "ls -R"),
+        Case("list_files", {"recursive": True, "limit": 5000}, ["ls", "-R"], "ls -R"),
         Case("read_file", {"path": "d0/f0.txt"}, ["cat", "d0/f0.txt"], "cat"),
         Case("search_text", {"query": NEEDLE}, search, "rg" if ripgrep else "grep -r"),
         Case("run_command", {"command": "true"}, ["sh", "-c", "true"], "sh -c true"),
