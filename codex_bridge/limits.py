@@ -306,8 +306,8 @@ MAX_HOST_TOOLS = 16
 MAX_TOLD_HUNK_CHARACTERS = 1000
 # Around a change in a diff, as git shows it.
 DIFF_CONTEXT_LINES = 3
-# Lines that are compared each with each for a diff: some tenths of a second in the worst case.
-MAX_DIFFED_LINES = 2000
+# Lines that are compared each with each for a diff: that is some seconds in the worst case, and minutes for five times as many.
+MAX_DIFFED_LINES = 400
 # As many links in one path as Linux follows.
 MAX_LINK_HOPS = 40
 # Names that are looked up for one path, those of its links and of each way back too.

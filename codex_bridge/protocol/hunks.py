@@ -10,6 +10,7 @@ otherwise; Codex's own tool adds one.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -160,6 +161,7 @@ class _Finder:
 
     def __init__(self, texts: list[str], look: Look) -> None:
         self._eased: dict[int, list[str]] = {0: texts}
+        self._counts: dict[int, Counter[str]] = {}
         self._look = look
         self.count = len(texts)
 
@@ -173,19 +175,25 @@ class _Finder:
                 return found
         return None
 
-    def places(self, wanted: Sequence[str], ease: int, start: int = 0) -> list[int] | _Places:
+    def places(self, wanted: Sequence[str], ease: int, start: int = 0) -> _Places:
         """Return all places from `start` on, in order, found one by one."""
         if ease not in self._eased:
             self._eased[ease] = [_EASES[ease](text) for text in self._eased[0]]
-        return _Places(self._eased[ease], [_EASES[ease](text) for text in wanted], start, self._look)
+        if ease not in self._counts:
+            self._counts[ease] = Counter(self._eased[ease])
+        counts, eased = self._counts[ease], [_EASES[ease](text) for text in wanted]
+        # The rarest line is looked for: files have thousands of empty lines and closing brackets.
+        rarest = min(range(len(eased)), key=lambda at: counts[eased[at]])
+        return _Places(self._eased[ease], eased, rarest, start, self._look)
 
 
 class _Places:
     """The places at which some lines lie in others."""
 
-    def __init__(self, lines: list[str], wanted: list[str], start: int, look: Look) -> None:
+    def __init__(self, lines: list[str], wanted: list[str], rarest: int, start: int, look: Look) -> None:
         self._lines = lines
         self._wanted = wanted
+        self._rarest = rarest
         self._next = max(start, 0)
         self._look = look
 
@@ -193,16 +201,16 @@ class _Places:
         return self
 
     def __next__(self) -> int:
-        lines, wanted = self._lines, self._wanted
+        lines, wanted, rarest = self._lines, self._wanted, self._rarest
         behind = len(lines) - len(wanted) + 1
         while self._next < behind:
             self._look()
             try:
-                at = lines.index(wanted[0], self._next, behind)
+                at = lines.index(wanted[rarest], self._next + rarest, behind + rarest) - rarest
             except ValueError:
                 break
             self._next = at + 1
-            if all(lines[at + step] == wanted[step] for step in range(1, len(wanted))):
+            if all(lines[at + step] == wanted[step] for step in range(len(wanted))):
                 return at
         self._next = behind
         raise StopIteration

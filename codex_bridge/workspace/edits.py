@@ -66,7 +66,11 @@ class Edits:
 
 def _apply(arguments: Json, place: Place, watch: Watch, is_preview: bool) -> ToolResult:
     try:
+        # A text that is no UTF-8 could not be written, nor told in an error.
+        arguments["patch"].encode()
         patches = parse_patch(arguments["patch"])
+    except UnicodeEncodeError as error:
+        raise Refused("patch_invalid", "The patch cannot be read: expected text in UTF-8.") from error
     except PatchInvalid as error:
         raise Refused("patch_invalid", f"The patch cannot be read: {error}") from error
     if len(patches) > MAX_PATCHED_FILES:
@@ -200,6 +204,7 @@ class _Plan:
                 "already_exists", f"{told(patch.path)} exists; expected an update of it, or another path."
             )
         self._check_size(content, patch.path)
+        self._check_nested(state, patch.path)
         state.text, state.edits = content, None
         state.mode = 0o777 if patch.is_executable else None
         if state.before is not None:
@@ -211,11 +216,22 @@ class _Plan:
             return
         if target.text is not None:
             raise Refused("already_exists", f"{told(path)} exists; a file cannot be moved there.")
+        self._check_nested(target, path)
         target.text, target.mode, target.edits = source.text, source.mode, source.edits
         target.came_from = source.came_from or source
         if target.came_from is not source:
             target.edits = None
         source.text, source.edits = None, None
+
+    def _check_nested(self, state: _State, path: str) -> None:
+        """Refuse a new file that another one of the patch would have to be a directory for, or the other way round."""
+        for other in self._states.values():
+            if other.text is not None and other is not state:
+                common = min(len(other.parts), len(state.parts))
+                if other.parts[:common] == state.parts[:common]:
+                    raise Refused(
+                        "not_a_directory", f"{told(path)}: {told(other.path)} cannot be there as well."
+                    )
 
     def _state(self, path: str, *, is_written: bool = False, is_removed: bool = False) -> _State:
         """Return the state of the file that a path leads to."""
@@ -253,7 +269,10 @@ class _Plan:
         if not spot.name or spot.info is None or not stat.S_ISREG(spot.info.st_mode):
             kind = kind_of(spot.info) if spot.info is not None else "directory"
             raise Refused("not_a_file", f"{told(path)}: expected a file; it is a {kind}.")
-        opened = self._jail.open_file_parts(spot.parts)
+        try:
+            opened = self._jail.open_file_parts(spot.parts)
+        except OSError as error:
+            refuse(error, path)
         try:
             info = os.fstat(opened)
             self._check_size(None, path, info.st_size)
@@ -274,10 +293,7 @@ class _Plan:
     def _check_size(self, text: str | None, path: str, size: int = 0) -> None:
         """Count what is held in memory."""
         if text is not None:
-            try:
-                size = len(text.encode())
-            except UnicodeEncodeError:
-                raise Refused("patch_invalid", f"{told(path)}: expected text in UTF-8.") from None
+            size = len(text.encode())
         self._bytes += size
         if size > MAX_PATCHED_FILE_BYTES or self._bytes > MAX_PATCHED_BYTES:
             raise Refused(
@@ -400,7 +416,8 @@ class _Writer:
             if state.text is None:
                 os.unlink(name, dir_fd=directory)
             elif state.before is not None:
-                os.rename(self._temporary.pop(state.parts), name, src_dir_fd=directory, dst_dir_fd=directory)
+                os.rename(self._temporary[state.parts], name, src_dir_fd=directory, dst_dir_fd=directory)
+                del self._temporary[state.parts]
             else:
                 self._commit_new(state.parts, directory)
         finally:

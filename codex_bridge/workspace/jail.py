@@ -43,8 +43,9 @@ _CODES = {
     errno.ENOENT: ("not_found", "there is no such file or directory"),
     errno.ENOTDIR: ("not_a_directory", "a part of it is no directory"),
     errno.ENAMETOOLONG: ("invalid_path", "a name in it is too long"),
-    # Only a link that came after it was looked at is met here.
+    # Only what changed after it was looked at is met so.
     errno.ELOOP: ("changed_meanwhile", "it became a link meanwhile"),
+    errno.EINVAL: ("changed_meanwhile", "it was a link a moment ago"),
     errno.EEXIST: ("already_exists", "it exists by now"),
     errno.EACCES: ("io_error", "permission denied"),
     errno.ENOSPC: ("io_error", "the disk is full"),
@@ -116,7 +117,9 @@ class Jail:
                 refuse(error, path)
 
     def open_parts(self, parts: Sequence[str], *, to_list: bool = False) -> int:
-        """Open a directory by its real parts, none of which may be a link by now; raise OSError."""
+        """Open a directory by its real parts, none of which may be a link by now; raise OSError or `Refused`."""
+        if not {"", ".", ".."}.isdisjoint(parts):
+            raise Refused("outside_workspace", f"{told('/'.join(parts))}: expected names without '..'.")
         here = os.open(".", _LIST if to_list and not parts else _PASS, dir_fd=self._directory)
         for number, name in enumerate(parts, 1):
             try:
@@ -128,6 +131,8 @@ class Jail:
 
     def open_file_parts(self, parts: Sequence[str]) -> int:
         """Open a regular file by its real parts, none of which may be a link by now; raise OSError or `Refused`."""
+        if not parts or parts[-1] in ("", ".", ".."):
+            raise Refused("not_a_file", f"{told('/'.join(parts))}: expected a file's name.")
         directory = self.open_parts(parts[:-1])
         try:
             info = os.stat(parts[-1], dir_fd=directory, follow_symlinks=False)

@@ -1,4 +1,25 @@
-"""Where a tool works, how it refuses, and how its blocking work is kept off the event loop."""
+"""Where a tool works, how it refuses, and how its blocking work is kept off the event loop.
+
+The codes of the file tools' refusals:
+
+    invalid_path        no path here: NUL, bytes that are no UTF-8, a backslash or a drive, a URL, a name that is too long
+    outside_workspace   it leads out of the workspace, also by links, or its links have no end
+    not_found           there is no such file or directory
+    not_a_file          a directory, a device, a FIFO, a socket, or a link that was to be removed
+    not_a_directory     a file where a directory was to be
+    not_text            no UTF-8, or NUL in it; `size`
+    too_large           a file or a patch beyond the limit; `size`
+    protected           .git anywhere, .codex and .agents at the root: nobody changes them here
+    read_only           the session may only read, or the file is write-protected
+    patch_invalid       the patch cannot be read; the message names the line
+    patch_mismatch      it does not fit its file; `path`
+    already_exists      a new file, or a moved one, where there is one
+    changed_meanwhile   somebody else was there first; `path`, `sha256` where a hash was expected
+    invalid_query       no query: a newline or NUL in it, or no regular expression
+    not_supported       a regular expression where there is no ripgrep
+    timed_out           not done in time
+    io_error            what else the system said; `not_restored`: files of a failed patch that stayed changed
+"""
 
 from __future__ import annotations
 

@@ -48,12 +48,7 @@ class Tools:
         What goes wrong is the result's `error`. When whoever waits is cancelled, a command is ended. `on_output` is told
         what `run_command` writes, as it comes.
         """
-        try:
-            return await self._runners[name](arguments, place, on_output)
-        except Refused as refused:
-            return refused.to_result()
-        except CodexFailed as problem:
-            return refusal(problem.code, problem.message)
+        return await _refusing(self._runners[name](arguments, place, on_output))
 
     async def preview(self, name: str, arguments: Json, place: Place) -> ToolResult:
         """Return what `apply_patch` would change (`diffs`), or why it could not, and write nothing: for an approval.
@@ -62,7 +57,17 @@ class Tools:
         """
         if name != "apply_patch":
             return ToolResult(data={})
-        try:
-            return await self._edits.preview(arguments, place)
-        except Refused as refused:
-            return refused.to_result()
+        return await _refusing(self._edits.preview(arguments, place))
+
+
+async def _refusing(work: Awaitable[ToolResult]) -> ToolResult:
+    """Return what a tool answers, or why it could not."""
+    try:
+        return await work
+    except Refused as refused:
+        return refused.to_result()
+    except CodexFailed as problem:
+        return refusal(problem.code, problem.message)
+    except OSError as error:
+        # What no tool has words for: descriptors that are used up, a disk that fails.
+        return refusal("io_error", f"The system said: {error.strerror or 'no reason'}.")

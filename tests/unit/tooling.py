@@ -6,6 +6,7 @@ from typing import Any
 
 from codex_bridge.protocol.tools import TOOLS, ToolResult, check_input
 from codex_bridge.runtime import Command, CommandResult, OnOutput
+from codex_bridge.workspace.search import find_ripgrep
 from codex_bridge.workspace.tools import Place, Tools
 from tests.support.codex import codex_binary
 from tests.unit.loop import run
@@ -20,9 +21,9 @@ class NoSandbox:
 
 def ripgrep() -> str:
     """Return the ripgrep that Codex brings."""
-    path = Path(codex_binary()).parent.parent / "codex-path" / "rg"
-    assert os.access(path, os.X_OK), path
-    return str(path)
+    path = find_ripgrep(str(codex_binary()))
+    assert path is not None
+    return path
 
 
 def place(root: Path, mode: str = "workspace-write") -> Place:
@@ -31,6 +32,22 @@ def place(root: Path, mode: str = "workspace-write") -> Place:
 
 def call(tools: Tools, root: Path, name: str, /, **arguments: Any) -> ToolResult:
     return run(lambda: tools.run(name, check_input(TOOLS[name], arguments), place(root)))
+
+
+Call = tuple[str, dict[str, Any]]
+
+
+def answers(root: Path, calls: list[Call], rg: str | None = None) -> list[dict[str, Any]]:
+    """Run several tools on one loop, one after another, and return what each answers."""
+
+    async def all_of_them() -> list[dict[str, Any]]:
+        tools = Tools(NoSandbox(), rg)
+        return [
+            (await tools.run(name, check_input(TOOLS[name], arguments), place(root))).to_json()
+            for name, arguments in calls
+        ]
+
+    return run(all_of_them)
 
 
 def answer(root: Path, name: str, /, rg: str | None = None, **arguments: Any) -> dict[str, Any]:
