@@ -80,7 +80,7 @@ _DONE = (
     "changed|edited|updated|modified|created|added|wrote|written|deleted|removed|renamed|moved|replaced|fixed|implemented|applied|saved|"
     "rewrote|rewritten|inserted|corrected|adjusted|patched|committed|executed|ran|run"
 )
-_NOT = r"(?:not|never|no|n['\u2019]t|would|could|can|cannot|will|should|must|may|might|if)"
+_NOT = r"(?:not|never|no|n['\u2019]t|would|could|can|cannot|will|should|must|may|might|if|you|they|he|she|it|that|who)"
 _ELSEWHERE = (
     r"\bich habe\b[^\n]{0,120}\b(?:ge\u00e4ndert|bearbeitet|aktualisiert|erstellt|angelegt|geschrieben|gel\u00f6scht|entfernt|"
     r"hinzugef\u00fcgt|umbenannt|ersetzt|behoben|ausgef\u00fchrt)\b"
@@ -88,12 +88,16 @@ _ELSEWHERE = (
     r"|\bj['\u2019]ai (?:bien )?(?:modifi\u00e9|cr\u00e9\u00e9|ajout\u00e9|supprim\u00e9|mis \u00e0 jour|corrig\u00e9|remplac\u00e9)"
     r"|\bhe (?:modificado|creado|a\u00f1adido|eliminado|actualizado|corregido|cambiado)\b"
 )
-# What reads as if something was done: in the first person, or in the passive voice.
+# What reads as if the model had done something, and, in the passive voice, as if something were done: of that, a file may be the subject
+# that was read.
+_OWN_CLAIM = re.compile(
+    rf"\b(?:I|we)(?:['\u2019]ve| have)?(?: (?!{_NOT}\b)\w{{1,20}}){{0,3}} (?:{_DONE})\b|{_ELSEWHERE}|{_VERIFIED}",
+    re.IGNORECASE,
+)
 _CLAIM = re.compile(
-    rf"\b(?:I|we)(?:['\u2019]ve| have)?(?: (?!{_NOT}\b)\w{{1,20}}){{0,3}} (?:{_DONE})\b"
+    rf"{_OWN_CLAIM.pattern}"
     rf"|\b(?:has|have) (?:now |just |also |successfully )*been (?:now |successfully )?(?:{_DONE})\b"
-    rf"|\b(?:is|are|was|were) (?:now |successfully )(?:been )?(?:{_DONE})\b|\bsuccessfully (?:{_DONE})\b"
-    rf"|{_ELSEWHERE}|{_VERIFIED}",
+    rf"|\b(?:is|are|was|were) (?:now |successfully )(?:been )?(?:{_DONE})\b|\bsuccessfully (?:{_DONE})\b",
     re.IGNORECASE,
 )
 _ALL_DONE = re.compile(
@@ -107,7 +111,7 @@ class BridgeTools:
     """Implements the `Dialect` port for one turn."""
 
     def __init__(self) -> None:
-        self._has_changed = False
+        self._has_called = self._has_changed = False
         self._is_repaired = True
         self._asked: set[str] = set()
         self._last_text = ""
@@ -126,6 +130,7 @@ class BridgeTools:
 
     def results(self, done: Sequence[tuple[ToolCall, ToolResult]]) -> list[Json]:
         """Return one message with a `result` block for each call."""
+        self._has_called = True
         for call, result in done:
             if result.is_ok and call.name in OFFERED and OFFERED[call.name].is_mutating:
                 self._has_changed = True
@@ -171,7 +176,8 @@ class BridgeTools:
         if hint is not None and "hint" not in self._asked:
             self._asked.add("hint")
             return f"{hint} {_MEANT}"
-        if not self._has_changed and "claim" not in self._asked and _CLAIM.search(text):
+        claim = _OWN_CLAIM if self._has_called else _CLAIM
+        if not self._has_changed and "claim" not in self._asked and claim.search(text):
             self._asked.add("claim")
             return _NOTHING_DONE
         return None

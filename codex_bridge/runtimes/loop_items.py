@@ -132,7 +132,7 @@ class ToolItem:
     def on_output(self, text: str) -> None:
         """Tell what a command writes."""
         if self._output_size < MAX_COMMAND_OUTPUT_BYTES:
-            self._output.append(text)
+            self._output.append(text[: MAX_COMMAND_OUTPUT_BYTES - self._output_size])
             self._output_size += len(text)
         self._emit({"type": "command.execution.output", "item_id": self.id, "delta": text})
 

@@ -196,7 +196,7 @@ def _tell_run(result: Result) -> str:
 
 
 def _find_path(text: str) -> str:
-    found = re.search(r"[\w./-]+\.\w+", text)
+    found = re.search(r"[\w./-]+\.[a-z]+\b", text)
     return found[0].removeprefix("./") if found else "nowhere"
 
 

@@ -182,7 +182,7 @@ def test_a_claim_is_heard(text: str) -> None:
     "text",
     [
         "Hello.", "You could change a.txt.", "I have not changed anything.", "I would have changed it.", "I can run the tests if you like.",
-        "I haven't updated it.", "Shall I edit it?", "The file says: old.", "Dazu wurde nichts gesagt.", "I will have it fixed.",
+        "I haven't updated it.", "Shall I edit it?", "The file says: old.", "Dazu wurde nichts gesagt.", "I will have it fixed.", "I see you changed it.",
     ],
 )  # fmt: skip
 def test_what_is_no_claim_is_left_alone(text: str) -> None:
@@ -198,6 +198,15 @@ def test_after_a_change_a_claim_is_fine() -> None:
     dialect.results([done])
     assert answer(dialect, LIE)[1].problem is None
     assert dialect.closing([done]) == "Verified by the bridge: changed `a.txt`."
+
+
+def test_what_a_file_says_was_done_is_no_claim() -> None:
+    dialect = BridgeTools()
+    dialect.results([(ToolCall("1", "read_file", {"path": "a.txt"}), ToolResult({}))])
+    text = "It says that the page has been updated."
+    assert answer(dialect, text)[1].problem is None
+    assert dialect.closing([]) == NOTHING
+    assert answer(dialect, LIE)[1].problem is not None
 
 
 def test_all_that_was_done_is_told() -> None:

@@ -131,6 +131,7 @@ SHOWN = [
     Case("within a line", f"Use ```tool or `{call()}` for it, or `<tool_call>{{}}</tool_call>`."),
     Case("quoted", "".join(f"> {line}\n" for line in fence("tool", call()).splitlines())),
     Case("indented code", "".join(f"    {line}\n" for line in fence("tool", call()).splitlines())),
+    Case("an indented tag", f"So:\n    <function=read_file>{{}}</function>\n    {call()}\n"),
     Case("a patch that is quoted", "    *** Begin Patch\n> *** Begin Patch\n"),
     Case("an unfinished example", "```sh\nls\n" + fence("python", "x")),
     Case("HTML", "<tool>x</tool>\n<think\n<b>bold</b>"),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ..context import Bench
 from ..report import Row
 from . import (
+    classes,
     concurrency,
     fanout,
     idle_streams,
@@ -38,6 +39,7 @@ KINDS = (
     Kind("turns", "One turn: the bridge against the app-server driven directly", turns.measure, 420),
     Kind("pace", "Delay of a delta while the model writes 100 a second", turns.measure_pace, 120),
     Kind("exec", "One turn: codex exec against the app-server", runtimes.measure, 180),
+    Kind("classes", "Execution classes: what models of different quality get done", classes.measure, 300),
     Kind("subscribers", "One turn, many subscribers", fanout.measure_subscribers, 180),
     Kind("stalled", "Subscribers that never read", fanout.measure_stalled, 120),
     Kind("idle", "Idle streams", idle_streams.measure, 120),
