@@ -763,12 +763,13 @@ def play_bytes(
     bodies: list[bytes],
     test: Callable[[Player], Coroutine[Any, Any, None]],
     kind: str = "text/event-stream",
+    more: str = "",
 ) -> None:
     """Run a test against an upstream that answers with these bodies, one after the other."""
 
     async def script(peer: Peer) -> None:
         await take_request(peer)
-        head = f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nConnection: close\r\n\r\n"
+        head = f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\n{more}Connection: close\r\n\r\n"
         await peer.send(head.encode() + bodies.pop(0))
 
     async def whole() -> None:
@@ -814,6 +815,15 @@ def test_an_answer_that_breaks_off_is_begun_anew(tmp_path: Path, broken: bytes) 
         assert one.texts() == ["Whole."]
 
     play_bytes(tmp_path, [broken, data(content="Whole.") + STOP], test)
+
+
+def test_how_a_connection_ends_behind_an_answer_does_not_matter(tmp_path: Path) -> None:
+    async def test(one: Player) -> None:
+        assert await one.play() == COMPLETED
+        assert one.warnings() == []
+
+    body = data(content="Whole.") + STOP + b"data: [DONE]\n\n"
+    play_bytes(tmp_path, [body], test, more="Content-Length: 100000\r\n")
 
 
 def test_an_answer_that_is_not_streamed_will_do(tmp_path: Path) -> None:
