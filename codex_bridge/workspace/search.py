@@ -15,7 +15,6 @@ import base64
 import json
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -40,15 +39,6 @@ Json = dict[str, Any]
 
 # Globs that both read alike.
 _PLAIN_GLOB = re.compile(r"[\w*?./-]+", re.ASCII)
-
-
-def find_ripgrep(codex: str | None) -> str | None:
-    """Return the path of ripgrep: that on PATH, or the one that Codex brings beside its program `codex`."""
-    found = shutil.which("rg")
-    if found is None and codex is not None:
-        beside = os.path.join(os.path.dirname(os.path.realpath(codex)), "..", "codex-path", "rg")
-        found = os.path.normpath(beside) if os.access(beside, os.X_OK) else None
-    return found
 
 
 class Search:

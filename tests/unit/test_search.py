@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from codex_bridge.limits import MAX_MATCH_CHARACTERS, MAX_SEARCHED_FILE_BYTES
-from codex_bridge.workspace.search import find_ripgrep
 from tests.unit.tooling import answer, code, data, ripgrep
 
 
@@ -144,21 +143,3 @@ def test_a_line_of_ripgrep_that_is_too_long_is_told(tmp_path: Path) -> None:
     told = answer(tmp_path, "search_text", ripgrep(), query="needle")
     assert [match["path"] for match in told["data"]["matches"]] == ["b"]
     assert [limit["limit"] for limit in told["limits"]] == ["line_bytes"]
-
-
-def test_ripgrep_is_found_on_the_path_or_beside_codex(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    codex, beside = tmp_path / "bin" / "codex", tmp_path / "codex-path" / "rg"
-    for program in (codex, beside, tmp_path / "path" / "rg"):
-        program.parent.mkdir()
-        program.write_text("")
-        program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path / "path"))
-    assert find_ripgrep(str(codex)) == str(tmp_path / "path" / "rg")
-    monkeypatch.setenv("PATH", "/nonexistent")
-    (tmp_path / "linked").symlink_to(codex)
-    assert find_ripgrep(str(tmp_path / "linked")) == str(beside)
-    assert find_ripgrep(None) is None
-    beside.unlink()
-    assert find_ripgrep(str(codex)) is None

@@ -6,7 +6,7 @@ from typing import Any
 
 from codex_bridge.protocol.tools import TOOLS, ToolResult, check_input
 from codex_bridge.runtime import Command, CommandResult, OnOutput
-from codex_bridge.workspace.search import find_ripgrep
+from codex_bridge.workspace.programs import find_programs
 from codex_bridge.workspace.tools import Place, Tools
 from tests.support.codex import codex_binary
 from tests.unit.loop import run
@@ -21,7 +21,7 @@ class NoSandbox:
 
 def ripgrep() -> str:
     """Return the ripgrep that Codex brings."""
-    path = find_ripgrep(str(codex_binary()))
+    path = find_programs({}, str(codex_binary()))["ripgrep"]
     assert path is not None
     return path
 
