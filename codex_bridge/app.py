@@ -35,10 +35,7 @@ from .model import Latitude
 from .runtime import ExecutionClass, Runtime, Sandbox
 from .runtimes.accounts import AppServerAccounts
 from .runtimes.app_server import AppServerRuntime, BriefSandbox
-from .runtimes.bridge_tools import BridgeTools
 from .runtimes.by_class import ClassRuntime
-from .runtimes.model_tools import ModelTools
-from .runtimes.tool_loop import ToolLoopRuntime
 from .services.approvals import Approvals
 from .services.backend import ProviderSettings
 from .services.device_auth import DeviceAuth
@@ -106,7 +103,7 @@ class Bridge:
         native, tried, sandbox = self._make_native()
         self._programs = find_programs(self._environ, config.codex_bin)
         self._tools = Tools(sandbox, self._programs["ripgrep"], self._programs["git"])
-        self._runtime = ClassRuntime(native, self._make_loops())
+        self._runtime = ClassRuntime(native, self._make_loop)
         self._sandbox = SandboxCheck(config.codex_bin, tried, config.sandbox_mode)
         self._host_tools = HostTools(self._tools, self._sandbox)
         self._device_auth = DeviceAuth(
@@ -167,20 +164,20 @@ class Bridge:
         self._runtimes.update((native, tried, sandbox))
         return native, tried, sandbox
 
-    def _make_loops(self) -> dict[ExecutionClass, Runtime]:
-        """Return the runtimes of the classes whose turns the bridge plays itself; they are stopped at the end."""
-        loops: dict[ExecutionClass, Runtime] = {}
-        dialects: dict[ExecutionClass, type[ModelTools] | type[BridgeTools]] = {
-            ExecutionClass.MODEL_TOOLS: ModelTools,
-            ExecutionClass.BRIDGE_TOOLS: BridgeTools,
-        }
-        for execution_class, dialect in dialects.items():
-            # To the gateway, on loopback: it watches the upstream for silence, and nobody has to watch it.
-            patience_s = CODEX_IDLE_TIMEOUT_MS / 1000
-            client = HttpClient(self._config.upstream_connect_timeout_ms / 1000, patience_s, patience_s)
-            loops[execution_class] = ToolLoopRuntime(dialect, self._tools, client)
-        self._runtimes.update(loops.values())
-        return loops
+    def _make_loop(self, execution_class: ExecutionClass) -> Runtime:
+        """Return the runtime of a class whose turns the bridge plays itself; it is stopped at the end."""
+        # Late: few starts need them, and to load them takes a tenth of a start.
+        from .runtimes.bridge_tools import BridgeTools
+        from .runtimes.model_tools import ModelTools
+        from .runtimes.tool_loop import ToolLoopRuntime
+
+        dialect = ModelTools if execution_class is ExecutionClass.MODEL_TOOLS else BridgeTools
+        # To the gateway, on loopback: it watches the upstream for silence, and nobody has to watch it.
+        patience_s = CODEX_IDLE_TIMEOUT_MS / 1000
+        client = HttpClient(self._config.upstream_connect_timeout_ms / 1000, patience_s, patience_s)
+        loop = ToolLoopRuntime(dialect, self._tools, client)
+        self._runtimes.add(loop)
+        return loop
 
     def _make_retention(self) -> Retention:
         config = self._config

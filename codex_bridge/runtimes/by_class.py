@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import Conflict
@@ -10,17 +10,24 @@ from ..runtime import Ask, Emit, ExecutionClass, Runtime, TurnOutcome, TurnReque
 
 
 class ClassRuntime:
-    """Implements the `Runtime` port. What it can and how it is are told of the native one, which has processes."""
+    """Implements the `Runtime` port. What it can and how it is are told of the native one, which has processes.
 
-    def __init__(self, native: Runtime, others: Mapping[ExecutionClass, Runtime]) -> None:
+    `make` returns the runtime of another class, and is asked once, when the first turn needs it.
+    """
+
+    def __init__(self, native: Runtime, make: Callable[[ExecutionClass], Runtime]) -> None:
         self._native = native
-        self._by_class = {ExecutionClass.NATIVE_TOOLS: native, **others}
+        self._make = make
+        self._by_class = {ExecutionClass.NATIVE_TOOLS: native}
         self._playing: dict[str, Runtime] = {}
         self.capabilities: Mapping[str, bool] = native.capabilities
 
     async def run_turn(self, request: TurnRequest, emit: Emit, ask: Ask) -> TurnOutcome:
         """Run one turn; see `Runtime`."""
-        runtime = self._playing[request.turn_id] = self._by_class[request.execution_class]
+        wanted = request.execution_class
+        if wanted not in self._by_class:
+            self._by_class[wanted] = self._make(wanted)
+        runtime = self._playing[request.turn_id] = self._by_class[wanted]
         try:
             return await runtime.run_turn(request, emit, ask)
         finally:

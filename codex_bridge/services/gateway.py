@@ -29,8 +29,6 @@ from ..limits import (
 from ..model import new_id
 from ..protocol import json_codec
 from ..protocol.chat import error_message
-from ..protocol.chat_request import to_chat
-from ..protocol.chat_response import ChatAnswer
 from ..protocol.openai import Usage, UsageReader
 from ..providers import WireApi
 from ..runtime import Emit, Event, Failure, ModelRoute
@@ -182,6 +180,9 @@ class Gateway:
 
     async def _ask_chat(self, request: Request, lease: _Lease, body: bytes) -> _Asked:
         upstream = lease.upstream
+        from ..protocol.chat_request import to_chat  # late, both: few bridges translate
+        from ..protocol.chat_response import ChatAnswer
+
         asked = to_chat(json_codec.decode(body), self._wires.reasoning_field(upstream))
         answer = await self._send(request, lease, _LOOP, json_codec.encode(asked.body))
         words = ChatAnswer(asked.tools)

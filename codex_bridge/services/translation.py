@@ -11,6 +11,7 @@ import asyncio
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from .. import log
 from ..adapters.http_client import ClientResponse, Origin
@@ -19,9 +20,11 @@ from ..errors import BridgeError, UpstreamFailed
 from ..limits import MAX_KNOWN_UPSTREAMS, WIRE_RECHECK_S
 from ..protocol import json_codec
 from ..protocol.chat import error_message
-from ..protocol.chat_response import ChatAnswer
 from ..providers import WireApi
 from .backend import AUTO, Upstream
+
+if TYPE_CHECKING:
+    from ..protocol.chat_response import ChatAnswer
 
 # How servers say that they do not know an address.
 _UNKNOWN_ADDRESS = frozenset({404, 405, 501})

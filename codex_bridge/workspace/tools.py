@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import CodexFailed
 from ..protocol.tools import ToolResult, refusal
 from ..runtime import OnOutput, Sandbox
-from .commands import run_command
-from .edits import Edits
-from .files import list_files, read_file
-from .git import Git
 from .place import Place as Place
 from .place import Refused
-from .search import Search
+
+if TYPE_CHECKING:
+    from .edits import Edits
 
 Json = dict[str, Any]
 Runner = Callable[[Json, Place, OnOutput | None], Awaitable[ToolResult]]
@@ -24,21 +22,37 @@ class Tools:
     """Runs the tools of `protocol.tools.TOOLS`. `rg` and `git` are the paths of these programs, where they are."""
 
     def __init__(self, sandbox: Sandbox, rg: str | None = None, git: str | None = None) -> None:
-        self._git = Git(sandbox, git)
-        self._edits = Edits()
-        search = Search(rg)
-        self._runners: dict[str, Runner] = {
+        self._sandbox = sandbox
+        self._rg = rg
+        self._git = git
+        self._loaded: tuple[dict[str, Runner], Edits] | None = None
+
+    def _load(self) -> tuple[dict[str, Runner], Edits]:
+        """Return what runs each tool, and the one of them that has a preview."""
+        if self._loaded is not None:
+            return self._loaded
+        # Late: few starts need them, and to load them takes a tenth of a start.
+        from .commands import run_command
+        from .edits import Edits
+        from .files import list_files, read_file
+        from .git import Git
+        from .search import Search
+
+        git, edits, search = Git(self._sandbox, self._git), Edits(), Search(self._rg)
+        runners: dict[str, Runner] = {
             "list_files": lambda arguments, place, _: list_files(arguments, place),
             "read_file": lambda arguments, place, _: read_file(arguments, place),
             "search_text": lambda arguments, place, _: search.run(arguments, place),
             "run_command": lambda arguments, place, on_output: run_command(
-                sandbox, arguments, place, on_output
+                self._sandbox, arguments, place, on_output
             ),
-            "git_status": lambda arguments, place, _: self._git.status(arguments, place),
-            "git_log": lambda arguments, place, _: self._git.log(arguments, place),
-            "git_diff": lambda arguments, place, _: self._git.diff(arguments, place),
-            "apply_patch": lambda arguments, place, _: self._edits.apply(arguments, place),
+            "git_status": lambda arguments, place, _: git.status(arguments, place),
+            "git_log": lambda arguments, place, _: git.log(arguments, place),
+            "git_diff": lambda arguments, place, _: git.diff(arguments, place),
+            "apply_patch": lambda arguments, place, _: edits.apply(arguments, place),
         }
+        self._loaded = runners, edits
+        return self._loaded
 
     async def run(
         self, name: str, arguments: Json, place: Place, on_output: OnOutput | None = None
@@ -48,7 +62,7 @@ class Tools:
         What goes wrong is the result's `error`. When whoever waits is cancelled, a command is ended. `on_output` is told
         what `run_command` writes, as it comes.
         """
-        return await _refusing(self._runners[name](arguments, place, on_output))
+        return await _refusing(self._load()[0][name](arguments, place, on_output))
 
     async def preview(self, name: str, arguments: Json, place: Place) -> ToolResult:
         """Return what `apply_patch` would change (`diffs`), or why it could not, and write nothing: for an approval.
@@ -57,7 +71,7 @@ class Tools:
         """
         if name != "apply_patch":
             return ToolResult(data={})
-        return await _refusing(self._edits.preview(arguments, place))
+        return await _refusing(self._load()[1].preview(arguments, place))
 
 
 async def _refusing(work: Awaitable[ToolResult]) -> ToolResult:
