@@ -345,7 +345,7 @@ def test_its_state_is_told(bridge: BridgeFactory, fake_codex: FakeFactory) -> No
     assert "out of cheese" in info["last_exit"]["reason"]
     assert type(info["last_exit"]["at"]) is int
     (child,) = info["children"]
-    assert set(child) == {"pid", "version", "turns", "loaded_threads", "is_current"}
+    assert set(child) == {"pid", "version", "turns", "commands", "loaded_threads", "is_current"}
 
 
 def test_an_upgrade_is_picked_up_by_what_is_new(bridge: BridgeFactory, fake_codex: FakeFactory) -> None:
