@@ -174,7 +174,9 @@ def test_auto_plays_what_was_found_best_also_after_a_restart(
     two = bridge(CODEX_DEFAULT_MODEL=MODEL)
     assert described(two)["execution_class"] == "bridge_tools"
     count = len(upstream.requests)
-    play(two, "Hello")
+    _, stream = play(two, "Hello")
+    told = [event.data["event"] for event in stream.events if event.name == "session.event"]
+    assert [event["execution_class"] for event in told if event["type"] == "turn.started"] == ["bridge_tools"]
     played = upstream.requests[count:]
     assert played and all(request.is_chat and not request.body.get("tools") for request in played)
     # Of another model nothing is known.
