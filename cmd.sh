@@ -45,7 +45,7 @@ make_environment() {
   stamp="$directory/installed-$({ cat pyproject.toml; echo "$@"; } | cksum | cut -d' ' -f1)"
   if [ ! -e "$stamp" ]; then
     python=$(find_python)
-    echo "cmd.sh: setting up $directory (once)" >&2
+    echo "cmd.sh: setting up $directory (once; it may take a minute or two)" >&2
     # One whose making was cut off has no pip.
     "$directory/bin/python" -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear "$directory"
     "$directory/bin/python" -m pip install --quiet --disable-pip-version-check "$@"
@@ -140,6 +140,7 @@ case $command in
     ;;
   help | -h | --help) usage ;;
   *)
+    echo "cmd.sh: there is no command '$command'; expected one of these:" >&2
     usage >&2
     exit 2
     ;;

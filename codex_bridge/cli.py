@@ -38,6 +38,8 @@ _HEADINGS = {
 }
 # Narrower than most terminals; help is read there.
 _HELP_COLUMNS = 96
+# What a column of text has where the terminal has no room for it.
+_NARROWEST_COLUMN = 30
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -146,17 +148,31 @@ def _tell_step(progress: dict[str, Any]) -> None:
         return
     verdict = progress.get("readiness", progress["status"])
     seconds = f"{progress['duration_ms'] / 1000:.1f} s"
-    print(f"{verdict:<13}{name:<14}{seconds:>8}  {progress['evidence']}", flush=True)
+    row = f"{verdict:<13}{name:<14}{seconds:>8}  "
+    print(row + _fold(progress["evidence"], len(row)), flush=True)
+
+
+def _fold(text: str, indent: int) -> str:
+    """Return a text for the right column of a terminal's table; elsewhere it stays one line."""
+    if not sys.stdout.isatty():
+        return text
+    import shutil
+    import textwrap
+
+    columns = max(shutil.get_terminal_size().columns - indent, _NARROWEST_COLUMN)
+    lines = textwrap.wrap(text, columns, break_long_words=False, break_on_hyphens=False)
+    return f"\n{' ' * indent}".join(lines)
 
 
 def _tell_verdict(report: dict[str, Any]) -> None:
     best = report["best_class"]
+    model = f"{report['model'] or 'the default model'} of {report['provider']}"
     if best is None:
-        print("\nNo execution class works with this provider and model.")
+        print(f"\nNo execution class works with {model}: the table says why.")
         return
-    print(f"\nThe best execution class is {best} ({report['classes'][best]['readiness']}).")
+    print(f"\nThe best execution class for {model} is {best} ({report['classes'][best]['readiness']}).")
     if report["not_kept"] is None:
-        print("With CODEX_EXECUTION_CLASS=auto the next bridge uses it.")
+        print("The next bridge uses it, unless CODEX_EXECUTION_CLASS names another.")
     else:
         print(
             f"This is not kept: {report['not_kept']} POST /runtime/verify makes a bridge find out by itself."
@@ -220,7 +236,8 @@ def _parser() -> argparse.ArgumentParser:
         "verify",
         help="try the model provider and the model: which execution class works",
         description="Try the configured provider and model, with the same environment as serve: which APIs it speaks, whether the "
-        "model calls tools, and one small edit in a scratch workspace for each execution class. Costs some model requests. "
+        "model calls tools, and one small edit in a scratch workspace for each execution class: `verified`, it was made; "
+        "`experimental`, it was not, but the model speaks the class's way; `unsupported`, neither. Costs about ten model requests. "
         "Exit status: 0 when a class is verified, 1 when none is.",
     )
     verify.set_defaults(run=_verify)

@@ -64,8 +64,10 @@ def create_server() -> HttpServer:
 
 
 async def _handle(request: Request) -> Response | StreamResponse:
+    if (request.method, request.path) == ("GET", "/v1/models"):
+        return replies.ok(data=[{"id": MODEL_NAME}])
     if (request.method, request.path) != ("POST", "/v1/responses"):
-        raise NotFound("The offline demo model answers POST /v1/responses alone.")
+        raise NotFound("The offline demo model answers GET /v1/models and POST /v1/responses alone.")
     body = json_codec.decode(await request.read_body(MAX_GATEWAY_BODY_BYTES))
     scene = _choose_scene(body["input"])
 

@@ -42,6 +42,8 @@ _REFUSALS = (
         "by the user that the bridge runs as, would say that it is fine.",
     ),
     ("not a git repository", "not_a_repository", "The workspace is not a git repository."),
+    # So `git diff` begins, before its usage.
+    ("Not a git repository", "not_a_repository", "The workspace is not a git repository."),
     ("safe.bareRepository", "not_a_repository", "The workspace is a bare repository, without files."),
     ("unknown repository extension", "git_failed", "This git is too old for the repository."),
 )

@@ -225,6 +225,11 @@ _TYPES: dict[str, tuple[type, str]] = {
     "boolean": (bool, "true or false"),
     "object": (dict, "a JSON object"),
 }
+_WORDS = {
+    **{kind: words for kind, words in _TYPES.values()},
+    float: "a number with a fraction",
+    list: "a list",
+}
 
 
 def check_input(spec: ToolSpec, value: Json) -> Json:
@@ -253,7 +258,7 @@ def check_input(spec: ToolSpec, value: Json) -> Json:
 def _check_value(name: str, schema: Json, value: Any) -> None:
     kind, words = _TYPES[schema["type"]]
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise InvalidField(name, f"{name}: expected {words}.")
+        raise InvalidField(name, f"{name}: expected {words}; {_WORDS[type(value)]} came.")
     if isinstance(value, dict) and not all(isinstance(each, str) for each in value.values()):
         raise InvalidField(name, f"{name}: expected texts in it.")
     if isinstance(value, str) and not schema.get("minLength", 0) <= len(value) <= schema["maxLength"]:
@@ -262,5 +267,6 @@ def _check_value(name: str, schema: Json, value: Any) -> None:
         )
     if kind is int and not schema["minimum"] <= value <= schema["maximum"]:
         raise InvalidField(
-            name, f"{name}: expected a number from {schema['minimum']} to {schema['maximum']}."
+            name,
+            f"{name}: expected a number from {schema['minimum']} to {schema['maximum']}; {str(value)[:20]} came.",
         )

@@ -248,14 +248,13 @@ def _tell_one(call: ToolCall, result: ToolResult) -> list[str]:
         return [f"ran `{command}` ({_outcome(result)})"]
     if not result.is_ok:
         return [f"an edit was not made ({(result.error or {}).get('code')})"]
-    return [_tell_change(change) for change in result.diffs] or ["an edit changed nothing"]
+    return [_tell_change(file) for file in (result.data or {})["files"]] or ["an edit changed nothing"]
 
 
-def _tell_change(change: Json) -> str:
-    kind, path = change["kind"], change["path"]
-    if kind.get("move_path"):
-        return f"moved `{path}` to `{kind['move_path']}`"
-    return f"{_KINDS[kind['type']]} `{path}`"
+def _tell_change(file: Json) -> str:
+    if "move_path" in file:
+        return f"moved `{file['path']}` to `{file['move_path']}`"
+    return f"{_KINDS[file['action']]} `{file['path']}`"
 
 
 def _outcome(result: ToolResult) -> str:

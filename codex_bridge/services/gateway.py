@@ -149,7 +149,9 @@ class Gateway:
         if rest in (_CODEX, _COMPACT):
             wires = self._wires.choose(lease.upstream, lease.wire_api)
         if rest == _COMPACT and wires[0] is WireApi.CHAT_COMPLETIONS:
-            raise NotFound("The upstream is spoken to as chat completions, which have no responses/compact.")
+            raise NotFound(
+                "The upstream is reached by Chat Completions, which do not have responses/compact."
+            )
         if rest == _CODEX:
             return await self._answer_codex(request, lease, body, wires)
         answer = await self._send(request, lease, rest, body)
@@ -215,7 +217,7 @@ def _tell_left_out(lease: _Lease, names: tuple[str, ...]) -> None:
     new = [name for name in names if name not in lease.told]
     if new:
         lease.told.update(new)
-        message = f"The provider is spoken to as chat completions, which have no {', '.join(new)}: left out."
+        message = f"Left out, since the provider is reached by Chat Completions, which do not have it: {', '.join(new)}."
         lease.emit({"type": "warning", "code": "left_out", "message": message})
 
 

@@ -23,6 +23,7 @@ from .backend import Upstream
 
 Json = dict[str, Any]
 _QUESTION = "Answer with the one word: ready"
+_NO_MODEL = "No model is chosen; CODEX_DEFAULT_MODEL, or default_model in POST /runtime/config, names one."
 _TOOL_QUESTION = "Call the tool `record_word` with the word `ready`. Do not write anything else."
 _TOOL = {
     "type": "function",
@@ -87,11 +88,11 @@ class Probes:
             names = sorted(str(row["id"]) for row in rows)
         except (BridgeError, KeyError, TypeError):
             return Finding(False, "GET /models answered, but with no list of models.")
+        told = f": {', '.join(names[:MAX_TOLD_MODELS])}" if names else ""
         if self._model is None:
-            return Finding(True, f"{_count(names)}; no model is chosen: default_model can name one.")
+            return Finding(True, f"{_count(names)}{told}. {_NO_MODEL}")
         if self._model in names:
             return Finding(True, f"{_count(names)}, {self._model} among them.")
-        told = f": {', '.join(names[:MAX_TOLD_MODELS])}" if names else ""
         return Finding(False, f"{_count(names)}, and {self._model} is not among them{told}.")
 
     async def _speak_responses(self) -> Finding:
@@ -147,7 +148,7 @@ class Probes:
 
     def _body(self, **fields: Any) -> bytes:
         if self._model is None:
-            raise UpstreamFailed("No model is chosen: default_model can name one.")
+            raise UpstreamFailed(_NO_MODEL)
         return json_codec.encode({"model": self._model, "stream": True, **fields})
 
     async def _send(self, method: str, path: str, body: bytes) -> AsyncIterator[bytes]:

@@ -149,9 +149,14 @@ class TurnPlayer:
         if obstacle is not None:
             return TurnOutcome(TurnStatus.FAILED, obstacle)
         request = self._make_request(turn)
-        return await self._runtime.run_turn(
-            request, lambda event: self._on_event(turn, event), lambda asked: self._ask(turn, asked)
-        )
+
+        def on_event(event: Event) -> None:
+            if event["type"] == "turn.started":
+                # Else nobody could see what `auto` was for this turn.
+                event["execution_class"] = request.execution_class
+            self._on_event(turn, event)
+
+        return await self._runtime.run_turn(request, on_event, lambda asked: self._ask(turn, asked))
 
     async def _ask(self, turn: Turn, request: ApprovalRequest) -> ApprovalAnswer:
         """Ask a person, in time that is not the turn's."""

@@ -17,6 +17,7 @@ from ..errors import Conflict, InvalidJson, StoreFailed
 from ..limits import MAX_VERIFICATIONS
 from ..model import new_id, now_ms
 from ..protocol import json_codec
+from ..providers import WireApi
 from ..runtime import ExecutionClass, Runtime
 from ..store import meta
 from .backend import AUTO, Backend
@@ -32,6 +33,12 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 OnProgress = Callable[[Json], None]
 _META = "verifications"
+# The steps that show an API by which Codex may reach the provider, by the `wire_api` that is configured.
+_CODEX_STEPS = {
+    AUTO: ("responses", "chat"),
+    WireApi.RESPONSES: ("responses",),
+    WireApi.CHAT_COMPLETIONS: ("chat",),
+}
 
 
 class Readiness(StrEnum):
@@ -120,7 +127,8 @@ class Verification:
             report = await run.play()
         finally:
             self._is_running = False
-        if keep:
+        # A provider that is away for a moment says nothing against what was found before.
+        if keep and (report["best_class"] is not None or self.report(backend) is None):
             await self._keep(_subject(backend), report)
         return report
 
@@ -187,11 +195,8 @@ class _Run:
             await self._probe("chat", probes.speak_chat)
             if self._ok["chat"]:
                 await self._probe("chat_tools", probes.call_tool)
-        can_chat = self._ok.get("chat", False)
         for execution_class in ExecutionClass:
-            is_native = execution_class is ExecutionClass.NATIVE_TOOLS
-            is_possible = can_chat or (is_native and (probes is None or self._ok["responses"]))
-            await self._try(execution_class, is_possible)
+            await self._try(execution_class, self._find_obstacle(execution_class))
         return {
             "provider": self._backend.settings.provider,
             "auth_mode": self._backend.auth_mode,
@@ -209,21 +214,36 @@ class _Run:
         begun = self._begin(name)
         self._end(name, await ask(), begun)
 
-    async def _try(self, name: ExecutionClass, is_possible: bool) -> None:
+    def _find_obstacle(self, name: ExecutionClass) -> str | None:
+        """Say why a class cannot be tried."""
+        settings = self._backend.settings
+        if name is ExecutionClass.NATIVE_TOOLS:
+            if self._backend.route is None or settings.default_model is None:
+                return None  # Codex knows a service and a model of its own
+            needed = _CODEX_STEPS[settings.wire_api]
+        elif self._backend.route is None:
+            return "Not tried: with Codex's own sign-in there is native_tools alone."
+        else:
+            needed = ("chat",)
+        if any(self._ok[step] for step in needed):
+            return None
+        evidence = next(row["evidence"] for row in self._rows if row["step"] == needed[0])
+        return f"Not tried, since the step {needed[0]} failed: {evidence}"
+
+    async def _try(self, name: ExecutionClass, obstacle: str | None) -> None:
         begun, acted = self._begin(name), False
-        if is_possible:
+        if obstacle is None:
             finding, acted = await self._owner.try_class(self._backend, name)
         else:
-            finding = Finding(False, "Not tried: the upstream does not speak the API that it needs.")
-        if name is ExecutionClass.BRIDGE_TOOLS and is_possible:
-            followed = Finding(
-                acted, "What the model wrote was read as a call." if acted else finding.evidence
-            )
-            self._end("text_protocol", followed, begun)
+            finding = Finding(False, obstacle)
+        if name is ExecutionClass.BRIDGE_TOOLS and obstacle is None:
+            read = "What the model wrote was read as a call."
+            unread = "Nothing that the model wrote was read as a call."
+            self._end("text_protocol", Finding(acted, read if acted else unread), begun)
         readiness = Readiness.UNSUPPORTED
         if finding.is_ok:
             readiness = Readiness.VERIFIED
-        elif is_possible and (acted or self._speaks(name)):
+        elif obstacle is None and (acted or self._speaks(name)):
             readiness = Readiness.EXPERIMENTAL
         self._classes[name] = {"readiness": readiness, "evidence": finding.evidence}
         self._end(name, finding, begun, readiness=readiness)
@@ -231,7 +251,9 @@ class _Run:
     def _speaks(self, name: ExecutionClass) -> bool:
         """Say whether the model is known to speak what a class needs, also where it made no edit."""
         if name is ExecutionClass.NATIVE_TOOLS:
-            return self._ok.get("responses", False) or self._ok.get("chat_tools", False)
+            needed = _CODEX_STEPS[self._backend.settings.wire_api]
+            can_call = "chat" in needed and self._ok.get("chat_tools", False)
+            return can_call or ("responses" in needed and self._ok.get("responses", False))
         return name is ExecutionClass.MODEL_TOOLS and self._ok.get("chat_tools", False)
 
     def _begin(self, name: str) -> float:

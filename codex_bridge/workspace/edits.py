@@ -195,7 +195,7 @@ class _Plan:
         try:
             return apply_hunks(text, patch, self._watch.check)
         except PatchMismatch as error:
-            message = f"{told(patch.path)}: the patch does not fit: {error} Nothing was written; read the file again."
+            message = f"{told(patch.path)}: the patch does not fit, so nothing was written; read the file again. {error}"
             raise Refused("patch_mismatch", message, path=patch.path) from error
 
     def _create(self, state: _State, content: str, patch: FilePatch) -> None:

@@ -130,6 +130,39 @@ def test_what_each_model_is_good_for(
     assert described(one)["execution_class"] == (best or "native_tools")
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected", "told"),
+    [
+        # Codex's requests would reach no address here, whatever the model can by chat.
+        (
+            {"CODEX_PROVIDER_WIRE_API": "responses"},
+            ["unsupported", "verified", "verified"],
+            "Not tried, since the step responses failed: POST /responses answered 404",
+        ),
+        ({"CODEX_PROVIDER_WIRE_API": "chat_completions"}, ["verified"] * 3, "was changed as asked"),
+        # Codex has a model of its own, which this upstream takes.
+        ({"CODEX_DEFAULT_MODEL": ""}, ["verified", "unsupported", "unsupported"], "was changed as asked"),
+    ],
+)
+def test_what_the_configuration_allows(
+    bridge: BridgeFactory, upstream: Upstream, settings: dict[str, str], expected: list[str], told: str
+) -> None:
+    upstream.script, upstream.apis = able, CHAT
+    report = verify(bridge(**{"CODEX_DEFAULT_MODEL": MODEL, **settings}))
+    assert readiness(report) == expected, report
+    assert told in report["classes"]["native_tools"]["evidence"]
+
+
+def test_a_provider_that_is_away_takes_nothing_back(one: Bridge, upstream: Upstream) -> None:
+    upstream.script, upstream.apis = only_text, CHAT
+    known = verify(one)
+    upstream.apis = ()
+    report = verify(one)
+    assert (report["best_class"], described(one)["report"]) == (None, known)
+    assert report["classes"]["bridge_tools"]["evidence"].startswith("Not tried, since the step chat failed: ")
+    assert described(one)["execution_class"] == "bridge_tools"
+
+
 def test_auto_plays_what_was_found_best_also_after_a_restart(
     bridge: BridgeFactory, upstream: Upstream
 ) -> None:
@@ -141,7 +174,9 @@ def test_auto_plays_what_was_found_best_also_after_a_restart(
     two = bridge(CODEX_DEFAULT_MODEL=MODEL)
     assert described(two)["execution_class"] == "bridge_tools"
     count = len(upstream.requests)
-    play(two, "Hello")
+    _, stream = play(two, "Hello")
+    told = [event.data["event"] for event in stream.events if event.name == "session.event"]
+    assert [event["execution_class"] for event in told if event["type"] == "turn.started"] == ["bridge_tools"]
     played = upstream.requests[count:]
     assert played and all(request.is_chat and not request.body.get("tools") for request in played)
     # Of another model nothing is known.
@@ -202,7 +237,7 @@ def test_the_command_prints_a_table(
     assert [line.split()[:2] for line in lines if line.startswith("verified")] == [
         ["verified", name] for name in CLASSES
     ]
-    assert "The best execution class is native_tools (verified)." in lines
+    assert f"The best execution class for {MODEL} of openai_compatible is native_tools (verified)." in lines
     upstream.script = boaster
     told = subprocess.run([*command, "--json"], env=environ, capture_output=True, text=True, timeout=60)
     assert told.returncode == 1

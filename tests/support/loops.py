@@ -91,7 +91,11 @@ class SmallTools(Tools):
             }
             for edit in edits
         )
-        return ToolResult({"files": len(edits)}, diffs=diffs, edits=tuple(edits))
+        files = [
+            {"path": edit.path, "action": "delete" if edit.after is None else "add", "sha256": None}
+            for edit in edits
+        ]
+        return ToolResult({"files": files}, diffs=diffs, edits=tuple(edits))
 
     async def _run_command(self, command: str, place: Place, on_output: OnOutput | None) -> ToolResult:
         self.ran.append((command, place.sandbox_mode))

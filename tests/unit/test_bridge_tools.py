@@ -193,8 +193,8 @@ def test_what_is_no_claim_is_left_alone(text: str) -> None:
 
 def test_after_a_change_a_claim_is_fine() -> None:
     dialect = BridgeTools()
-    change = {"path": "a.txt", "kind": {"type": "update", "move_path": None}, "diff": ""}
-    done = (ToolCall("1", "apply_patch", {"patch": ""}), ToolResult({}, diffs=(change,)))
+    files = [{"path": "a.txt", "action": "update", "sha256": ""}]
+    done = (ToolCall("1", "apply_patch", {"patch": ""}), ToolResult({"files": files}))
     dialect.results([done])
     assert answer(dialect, LIE)[1].problem is None
     assert dialect.closing([done]) == "Verified by the bridge: changed `a.txt`."
@@ -210,18 +210,23 @@ def test_what_a_file_says_was_done_is_no_claim() -> None:
 
 
 def test_all_that_was_done_is_told() -> None:
-    def change(path: str, kind: str, to: str | None = None) -> dict[str, Any]:
-        return {"path": path, "kind": {"type": kind, "move_path": to}, "diff": ""}
+    def change(path: str, action: str, **move: str) -> dict[str, Any]:
+        return {"path": path, "action": action, "sha256": "", **move}
 
     def ran(command: str, result: ToolResult) -> tuple[ToolCall, ToolResult]:
         return ToolCall("1", "run_command", {"command": command}), result
 
     edit = ToolCall("1", "apply_patch", {"patch": ""})
-    changes = (change("a", "add"), change("b", "delete"), change("c", "update"), change("d", "update", "e"))
+    changes = (
+        change("a", "add"),
+        change("b", "delete"),
+        change("c", "update"),
+        change("d", "update", move_path="e"),
+    )
     done = [
         (ToolCall("1", "read_file", {}), ToolResult({})),
-        (edit, ToolResult({}, diffs=changes)),
-        (edit, ToolResult({}, diffs=changes[:1])),
+        (edit, ToolResult({"files": changes})),
+        (edit, ToolResult({"files": changes[:1]})),
         (edit, refusal("conflict", "No.")),
         ran("make\n test", ToolResult({"exit_code": 2})),
         ran("x" * 100, ToolResult({"exit_code": None, "timed_out": True})),

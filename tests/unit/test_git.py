@@ -70,6 +70,10 @@ def test_filters_are_those_of_the_repository() -> None:
     ("stderr", "code"),
     [
         ("fatal: not a git repository (or any of the parent directories): .git\n", "not_a_repository"),
+        (
+            "warning: Not a git repository. Use --no-index to compare two paths outside a working tree\nusage: git diff\n",
+            "not_a_repository",
+        ),
         ("fatal: detected dubious ownership in repository at '/w'\nTo add\n", "dubious_ownership"),
         ("fatal: cannot use bare repository '/w' (safe.bareRepository is 'explicit')\n", "not_a_repository"),
         ("fatal: bad config line 1 in file .git/config\n", "git_failed"),
