@@ -37,7 +37,7 @@ from .runtimes.accounts import AppServerAccounts
 from .runtimes.app_server import AppServerRuntime, BriefSandbox
 from .runtimes.by_class import ClassRuntime
 from .services.approvals import Approvals
-from .services.backend import ProviderSettings
+from .services.backend import Backend, ProviderSettings
 from .services.device_auth import DeviceAuth
 from .services.executor import TurnExecutor
 from .services.gateway import Gateway
@@ -122,22 +122,20 @@ class Bridge:
         self._approvals = Approvals(
             self._database, self._recorder, self._transcript, config.approval_timeout_ms / 1000
         )
-        self._verification = self._make_verification(runtime_config)
+        self._verification = Verification(self._try_backend, self._database, lambda: runtime_config.backend)
         self._turns = self._make_turns(runtime_config)
         self._retention = self._make_retention()
         router = self._make_router(roots, runtime_config)
         self._server = HttpServer(router.handle, replies.failure)
 
-    def _make_verification(self, runtime_config: RuntimeConfig) -> Verification:
-        return Verification(
-            self._runtime,
-            self._gateway,
-            self._client,
-            self._sandbox,
-            self._device_auth,
-            self._database,
-            lambda: runtime_config.backend,
+    async def _try_backend(self, backend: Backend, on_progress: OnProgress) -> dict[str, Any]:
+        from .services.verification_run import Means, VerificationRun  # late: few bridges are asked
+
+        assert self._scratch is not None
+        means = Means(
+            self._runtime, self._gateway, self._client, self._sandbox, self._device_auth, self._scratch
         )
+        return await VerificationRun(means, backend, on_progress).play()
 
     def _make_preflight(self, runtime_config: RuntimeConfig) -> Preflight:
         return Preflight(
@@ -374,7 +372,6 @@ class Bridge:
         self._environ["TMPDIR"] = self._scratch
         self._sandbox.open(self._scratch)
         self._preflight.open(self._scratch)
-        self._verification.open(self._scratch)
 
     @property
     def is_well(self) -> bool:
