@@ -332,6 +332,8 @@ MAX_TOLD_HUNK_CHARACTERS = 1000
 DIFF_CONTEXT_LINES = 3
 # Lines that are compared each with each for a diff: that is some seconds in the worst case, and minutes for five times as many.
 MAX_DIFFED_LINES = 400
+# Of all edits of a file together, an old line with a new one: a second or two in the worst case. The rest is told as replaced.
+MAX_DIFFED_PAIRS = 1_000_000
 # As many links in one path as Linux follows.
 MAX_LINK_HOPS = 40
 # Names that are looked up for one path, those of its links and of each way back too.
