@@ -280,6 +280,8 @@ MAX_GIVEN_SOCKETS = 64
 # The tools ----------------------------------------------------------------------------------------
 # Longer than any path that Linux takes.
 MAX_PATH_CHARACTERS = 4096
+# A cursor is a path from the workspace's root, of as many names as lists go deep, each byte as %NN.
+MAX_CURSOR_CHARACTERS = 80_000
 # A query or a glob beyond this was not written by anybody.
 MAX_PATTERN_CHARACTERS = 1000
 # A page that a model can still read, and the most that a host may want at once.
@@ -330,6 +332,8 @@ MAX_TOLD_HUNK_CHARACTERS = 1000
 DIFF_CONTEXT_LINES = 3
 # Lines that are compared each with each for a diff: that is some seconds in the worst case, and minutes for five times as many.
 MAX_DIFFED_LINES = 400
+# Of all edits of a file together, an old line with a new one: a second or two in the worst case. The rest is told as replaced.
+MAX_DIFFED_PAIRS = 1_000_000
 # As many links in one path as Linux follows.
 MAX_LINK_HOPS = 40
 # Names that are looked up for one path, those of its links and of each way back too.
@@ -362,6 +366,8 @@ MAX_SEARCH_LINE_BYTES = 8 * MIB
 MAX_PATCHED_FILES = 500
 MAX_PATCHED_FILE_BYTES = 16 * MIB
 MAX_PATCHED_BYTES = 64 * MIB
+# Lines of one of them: each is an object of its own while a patch is fitted, and of 16 MiB of empty ones that is a GB.
+MAX_PATCHED_LINES = 1_000_000
 # Patches wait for each other; each takes milliseconds.
 PATCH_WAIT_S = 60.0
 

@@ -10,12 +10,16 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from .. import log
 from ..errors import BridgeError, CodexFailed, UpstreamFailed
+from ..limits import MAX_CHOICE_CHARACTERS, MAX_UPSTREAM_MESSAGE_CHARACTERS
 from . import json_codec
 from .jsonrpc import LineSplitter
 
 Json = dict[str, Any]
 _DONE = b"[DONE]"
+# Some servers write it in front of all text; in an event stream it means nothing.
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # How OpenAI, vLLM, llama.cpp, Ollama and others say that a conversation is too long.
 _TOO_LONG = re.compile(
     r"context[ _](?:length|window|size|limit)|maximum context|prompt is too long|too many tokens|input is too long"
@@ -53,6 +57,7 @@ class ChatReader:
 
     def __init__(self) -> None:
         self._lines = LineSplitter()
+        self._has_begun = False
         self.is_done = False
 
     def feed(self, piece: bytes) -> list[ChatDelta]:
@@ -66,6 +71,9 @@ class ChatReader:
         except CodexFailed:
             raise UpstreamFailed("The upstream's answer has a line beyond all measure.") from None
         for line in lines:
+            if not self._has_begun:
+                self._has_begun = True
+                line = line.removeprefix(_BYTE_ORDER_MARK)
             if not line.startswith(b"data:"):
                 continue  # a comment, an event's name, the empty line behind each
             data = line[5:].strip()
@@ -85,8 +93,13 @@ def read_chunk(data: bytes) -> ChatDelta:
     if not isinstance(chunk, dict):
         raise UpstreamFailed("The upstream's answer has a chunk that is not a JSON object.")
     if chunk.get("error"):
+        # Cut before it is looked through as well, but so that no half of a secret is left.
+        message = log.redact(
+            error_message(chunk)[: 2 * MAX_UPSTREAM_MESSAGE_CHARACTERS + MAX_CHOICE_CHARACTERS]
+        )
         raise UpstreamFailed(
-            f"The upstream broke its answer off: {error_message(chunk)}", error=chunk["error"]
+            f"The upstream broke its answer off: {message[:MAX_UPSTREAM_MESSAGE_CHARACTERS]}",
+            error=chunk["error"],
         )
     choices = chunk.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..errors import InvalidJson, UpstreamFailed
-from ..limits import MAX_LINE_BYTES
+from ..limits import MAX_LINE_BYTES, MAX_MODEL_ANSWER_CHARACTERS
 from ..model import new_id
 from . import json_codec
 from .chat import CallPiece, ChatDelta, ChatReader, Json, read_chunk
@@ -150,6 +150,7 @@ class ChatAnswer:
         self._is_stream: bool | None = None
         self._whole: list[bytes] = []
         self._whole_size = 0
+        self._size = 0
         self._item: _Item | None = None
         self._items = 0
         # Space before the first word, which is said with it, or never.
@@ -233,6 +234,7 @@ class ChatAnswer:
         run: list[str] = []
         is_message = False
         for delta in deltas:
+            self._measure(delta)
             for kind, text in ((False, delta.reasoning), (True, delta.text)):
                 if not text:
                     continue
@@ -250,6 +252,15 @@ class ChatAnswer:
         if run:
             said.append(self._write(is_message, "".join(run)))
         return b"".join(said)
+
+    def _measure(self, delta: ChatDelta) -> None:
+        """Raise `UpstreamFailed` when there is no end to an answer: Codex is told each item as a whole, too."""
+        pieces = sum(len(piece.arguments) + len(piece.id) + len(piece.name) + 1 for piece in delta.calls)
+        self._size += len(delta.text) + len(delta.reasoning) + pieces
+        if self._size > MAX_MODEL_ANSWER_CHARACTERS:
+            raise UpstreamFailed(
+                f"The model's answer has more than {MAX_MODEL_ANSWER_CHARACTERS} characters.", passes=False
+            )
 
     def _write(self, is_message: bool, text: str) -> bytes:
         if self._item is not None and self._item.is_message is is_message:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Sequence
 
-from ..limits import DIFF_CONTEXT_LINES, MAX_DIFFED_LINES
+from ..limits import DIFF_CONTEXT_LINES, MAX_DIFFED_LINES, MAX_DIFFED_PAIRS
 from .hunks import Edit, Lines
 from .unified import quote_path
 
@@ -15,7 +15,7 @@ def render_hunks(old: str, new: str, edits: Sequence[Edit] | None = None) -> str
     before = Lines(old).whole()
     if edits is None:
         edits = [Edit(0, len(before), tuple(Lines(new).whole()))]
-    changes = [change for edit in edits for change in _narrow(before, edit)]
+    changes = list(_changes(before, edits))
     told: list[str] = []
     shift = 0
     for group in _groups(changes):
@@ -70,20 +70,34 @@ def _line(sign: str, text: str) -> str:
     return f"{sign}{text}" if text.endswith("\n") else f"{sign}{text}\n\\ No newline at end of file\n"
 
 
-def _narrow(before: Sequence[str], edit: Edit) -> Iterator[Edit]:
-    """Yield what an edit really changes. One of many lines is only narrowed at its ends: to compare each with each takes minutes."""
+def _changes(before: Sequence[str], edits: Sequence[Edit]) -> Iterator[Edit]:
+    """Yield what edits really change. Many lines are only narrowed at their ends: to compare each with each takes minutes."""
+    left = MAX_DIFFED_PAIRS
+    for edit in edits:
+        narrow = _narrow(before, edit)
+        left -= narrow.count * len(narrow.new)
+        if narrow.count + len(narrow.new) <= MAX_DIFFED_LINES and left >= 0:
+            yield from _compare(before, narrow)
+        elif narrow.count or narrow.new:
+            yield narrow
+
+
+def _narrow(before: Sequence[str], edit: Edit) -> Edit:
+    """Return an edit without the lines at its begin and its end that stay."""
     start, end, first, last = edit.start, edit.end, 0, len(edit.new)
     while start < end and first < last and before[start] == edit.new[first]:
         start, first = start + 1, first + 1
     while start < end and first < last and before[end - 1] == edit.new[last - 1]:
         end, last = end - 1, last - 1
-    if (end - start) + (last - first) > MAX_DIFFED_LINES:
-        yield Edit(start, end - start, edit.new[first:last])
-        return
-    matcher = difflib.SequenceMatcher(None, before[start:end], edit.new[first:last], autojunk=False)
+    return Edit(start, end - start, edit.new[first:last])
+
+
+def _compare(before: Sequence[str], edit: Edit) -> Iterator[Edit]:
+    """Yield an edit as the smaller ones that it is made of."""
+    matcher = difflib.SequenceMatcher(None, before[edit.start : edit.end], edit.new, autojunk=False)
     for tag, old_from, old_to, new_from, new_to in matcher.get_opcodes():
         if tag != "equal":
-            yield Edit(start + old_from, old_to - old_from, edit.new[first + new_from : first + new_to])
+            yield Edit(edit.start + old_from, old_to - old_from, edit.new[new_from:new_to])
 
 
 def _groups(changes: Sequence[Edit]) -> Iterator[list[Edit]]:

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import groupby
 
 from ..limits import MAX_TOLD_HUNK_CHARACTERS
 
@@ -175,6 +176,11 @@ class _Finder:
                 return found
         return None
 
+    def is_at(self, at: int, wanted: list[str]) -> bool:
+        """Say whether lines lie at a place, to the letter."""
+        self._look()
+        return at >= 0 and self._eased[0][at : at + len(wanted)] == wanted
+
     def places(self, wanted: Sequence[str], ease: int, start: int = 0) -> _Places:
         """Return all places from `start` on, in order, found one by one."""
         if ease not in self._eased:
@@ -249,12 +255,13 @@ def _place_unified(lines: Lines, patch: FilePatch, finder: _Finder) -> list[Edit
     """Find the hunks of a unified diff, each near its line and where no other is."""
     edits: list[Edit] = []
     taken: list[Edit] = []
-    keep_bare = True
+    keep_bare, cursor = True, 0
     for number, hunk in enumerate(patch.hunks, 1):
-        found = _nearest(hunk, finder, taken)
+        found = _nearest(hunk, finder, taken, cursor)
         if found is None:
             raise _lost(number, hunk)
         taken.append(Edit(found, len(hunk.old), ()))
+        cursor = max(cursor, taken[-1].end)
         edits += _edits_at(found, hunk.body, lines)
         if taken[-1].end == finder.count and (hunk.is_old_bare or hunk.is_new_bare):
             keep_bare = hunk.is_new_bare
@@ -263,27 +270,34 @@ def _place_unified(lines: Lines, patch: FilePatch, finder: _Finder) -> list[Edit
     return _finish(lines, edits, keep_bare)
 
 
-def _nearest(hunk: Hunk, finder: _Finder, taken: list[Edit]) -> int | None:
-    """Return where a hunk fits, nearest to its line; forward before backward, as git looks."""
+def _nearest(hunk: Hunk, finder: _Finder, taken: list[Edit], cursor: int) -> int | None:
+    """Return where a hunk fits, nearest to its line; forward before backward, as git looks. Behind `cursor` all is free."""
     old = hunk.old
-    cursor = max((edit.end for edit in taken), default=0)
     if not old:
         at = finder.count if hunk.line is None else hunk.line
         # Before the first line of a file means that the file is empty.
         fits = at <= finder.count and (at > 0 or not finder.count)
-        return at if fits and not any(edit.start < at < edit.end for edit in taken) else None
+        is_inside = at < cursor and any(edit.start < at < edit.end for edit in taken)
+        return at if fits and not is_inside else None
     expected = cursor if hunk.line is None else hunk.line - 1
     is_first = hunk.line is not None and hunk.line <= 1
     is_last = hunk.is_old_bare or (hunk.line is not None and hunk.body[-1][0] != " ")
+
+    def is_free(at: int) -> bool:
+        return at >= cursor or not any(at < edit.end and edit.start < at + len(old) for edit in taken)
+
+    def is_anchored(at: int) -> bool:
+        return (not is_first or at == 0) and (not is_last or at + len(old) == finder.count)
+
+    start = cursor if hunk.line is None else 0
+    # Where it is said to be, mostly: then no other place need be looked at, and a file may have thousands.
+    ends = (0, finder.count - len(old)) if is_first or is_last else ()
+    for at in (*filter(is_anchored, ends), expected):
+        if at >= start and finder.is_at(at, old) and is_free(at):
+            return at
     for ease in range(len(_EASES)):
-        free = [
-            at
-            for at in finder.places(old, ease, cursor if hunk.line is None else 0)
-            if not any(at < edit.end and edit.start < at + len(old) for edit in taken)
-        ]
-        anchored = [
-            at for at in free if (not is_first or at == 0) and (not is_last or at + len(old) == finder.count)
-        ]
+        free = [at for at in finder.places(old, ease, start) if is_free(at)]
+        anchored = [at for at in free if is_anchored(at)]
         if anchored or free:
             return min(anchored or free, key=lambda at: (abs(at - expected), -at))
     return None
@@ -293,16 +307,14 @@ def _edits_at(at: int, body: Sequence[tuple[str, str]], lines: Lines) -> list[Ed
     """Return what a hunk changes at a place; what it keeps stays as the file has it, also where it was found with ease."""
     edits: list[Edit] = []
     position = at
-    for sign, text in body:
-        if sign == " ":
-            position += 1
+    for is_kept, run in groupby(body, key=lambda line: line[0] == " "):
+        changed = list(run)
+        if is_kept:
+            position += len(changed)
             continue
-        edit = edits.pop() if edits and edits[-1].end == position else Edit(position, 0, ())
-        if sign == "+":
-            edits.append(Edit(edit.start, edit.count, (*edit.new, text + lines.ending)))
-        else:
-            edits.append(Edit(edit.start, edit.count + 1, edit.new))
-            position += 1
+        new = tuple(text + lines.ending for sign, text in changed if sign == "+")
+        edits.append(Edit(position, len(changed) - len(new), new))
+        position = edits[-1].end
     return edits
 
 
@@ -328,14 +340,16 @@ def _without_last(body: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], .
 
 def _finish(lines: Lines, edits: list[Edit], keep_bare: bool) -> list[Edit]:
     """Return edits in order, those that touch joined into one, and with the right end of the file."""
-    joined: list[Edit] = []
+    runs: list[list[Edit]] = []
     for edit in sorted(edits, key=lambda edit: edit.start):
-        if joined and edit.start < joined[-1].end:
+        end = runs[-1][-1].end if runs else -1
+        if edit.start < end:
             raise PatchMismatch("two of its hunks change the same lines.")
-        if joined and edit.start == joined[-1].end:
-            before = joined.pop()
-            edit = Edit(before.start, before.count + edit.count, before.new + edit.new)
-        joined.append(edit)
+        if edit.start == end:
+            runs[-1].append(edit)
+        else:
+            runs.append([edit])
+    joined = [_join(run) for run in runs]
     if not joined or not lines.is_bare or joined[-1].end < len(lines.texts):
         return joined
     last = joined.pop()
@@ -343,6 +357,12 @@ def _finish(lines: Lines, edits: list[Edit], keep_bare: bool) -> list[Edit]:
         # What was the last line gets a newline, since others follow now.
         last = Edit(last.start - 1, 1, (lines.texts[-1] + lines.ending, *last.new))
     return [*joined, Edit(last.start, last.count, _bare(last.new)) if keep_bare else last]
+
+
+def _join(run: list[Edit]) -> Edit:
+    """Return edits that touch as one."""
+    new = tuple(text for edit in run for text in edit.new)
+    return Edit(run[0].start, sum(edit.count for edit in run), new)
 
 
 def _bare(new: tuple[str, ...]) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from ..limits import (
     DEFAULT_SEARCH_MATCHES,
     MAX_COMMAND_CHARACTERS,
     MAX_COMMAND_TIMEOUT_MS,
+    MAX_CURSOR_CHARACTERS,
     MAX_LIST_ENTRIES,
     MAX_LOG_COMMITS,
     MAX_PATCH_CHARACTERS,
@@ -124,7 +125,7 @@ def _flag(description: str) -> Json:
     return {"type": "boolean", "description": description, "default": False}
 
 
-_CURSOR = _text("The `next_cursor` of the page before.", MAX_PATH_CHARACTERS)
+_CURSOR = _text("The `next_cursor` of the page before.", MAX_CURSOR_CHARACTERS)
 _DIRECTORY = {**_path("A directory of the workspace."), "default": "."}
 
 TOOLS: dict[str, ToolSpec] = {

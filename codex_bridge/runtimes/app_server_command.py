@@ -1,7 +1,8 @@
 """One command in the sandbox of an app-server child: `command/exec`, from begin to end.
 
-Measured: in the sandbox a command has a process namespace of its own, and nothing that it starts outlives it. Outside
-(`danger-full-access`) Codex ends its process group, and what has left that is found here by a mark in its environment.
+Measured: in the sandbox a command has a process namespace of its own, and nothing that it starts outlives it, unless Codex ends it
+while the sandbox is still being made: then some go on, without a parent. Outside (`danger-full-access`) Codex ends its process group.
+What has left that, and what goes on, is found here by a mark in its environment.
 """
 
 from __future__ import annotations
@@ -33,8 +34,9 @@ class SandboxCommand:
         self._streams = {name: _Stream(command.max_output_bytes) for name in codex.OUTPUT_STREAMS}
         # Ends when nobody waits for the command any more.
         self._unwanted = asyncio.Event()
-        # Nothing but the environment can tell its processes where there is no sandbox.
-        self._mark = new_id("command") if command.sandbox_mode == codex.UNSANDBOXED else None
+        self._mark = new_id("command")
+        # Whether something of it may live on.
+        self._may_leave = command.sandbox_mode == codex.UNSANDBOXED
 
     def take_output(self, stream: str, data: bytes) -> None:
         """Keep what the command has written, and tell it."""
@@ -54,13 +56,14 @@ class SandboxCommand:
 
     async def _play(self, child: AppServerChild, end_grace_s: float) -> CommandResult:
         loop = asyncio.get_running_loop()
-        begun_at = loop.time()
+        begun_at, has_ended = loop.time(), False
         with child.used(), child.hearing(self.process_id, self.take_output):
             try:
                 answer = await self._call(child, end_grace_s)
                 took_s = loop.time() - begun_at
+                has_ended = answer.get("exitCode") not in codex.ENDED_BY_FORCE
             finally:
-                if self._mark is not None:
+                if self._may_leave or not has_ended:
                     await asyncio.to_thread(end_marked, self._mark)
         try:
             return self._make_result(answer, took_s)
@@ -70,8 +73,7 @@ class SandboxCommand:
     async def _call(self, child: AppServerChild, end_grace_s: float) -> dict[str, Any]:
         """Return Codex's answer. Codex ends the command when its time is over; when it does not, it is asked to."""
         time_s = self._command.timeout_s + COMMAND_END_S
-        environ = {codex.COMMAND_MARK: self._mark} if self._mark is not None else {}
-        params = codex.command_params(self._command, self.process_id, environ)
+        params = codex.command_params(self._command, self.process_id, {codex.COMMAND_MARK: self._mark})
         calling = asyncio.create_task(
             child.call("command/exec", params, timeout_s=time_s + end_grace_s + CALL_TIMEOUT_S),
             name=f"call of {self.process_id}",

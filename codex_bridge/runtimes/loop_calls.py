@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import BridgeError, InvalidField
 from ..limits import MAX_ACCEPTED
-from ..protocol.tools import ToolResult, check_input, refusal
+from ..protocol.tools import FileEdit, ToolResult, check_input, refusal
 from ..protocol.turn_diff import TurnDiff
 from ..runtime import ApprovalKind, ApprovalRequest, Ask, Decision, Emit, TurnRequest, Withdrawn
 from ..workspace.tools import Place, Tools
@@ -142,10 +142,24 @@ class Calls:
                 return _CHANGED_MEANWHILE
         result = await self._run(item, "apply_patch", arguments, self._place)
         if result.edits:
-            for edit in result.edits:
-                self._diff.note(edit.path, edit.before, edit.after, edit.new_path)
-            self._emit({"type": "turn.diff.updated", "diff": self._diff.render()})
+            await self._tell_diff(result.edits)
         return result
+
+    async def _tell_diff(self, edits: Sequence[FileEdit]) -> None:
+        """Tell what the turn has changed so far, also when it ends meanwhile: the files are changed by now."""
+
+        def note() -> str:
+            for edit in edits:
+                self._diff.note(edit.path, edit.before, edit.after, edit.new_path)
+            return self._diff.render()
+
+        # In a thread: hundreds of files, of megabytes, take seconds.
+        noting = asyncio.create_task(asyncio.to_thread(note), name="diff of a turn")
+        try:
+            await asyncio.shield(noting)
+        finally:
+            await asyncio.wait([noting])
+            self._emit({"type": "turn.diff.updated", "diff": noting.result()})
 
     async def _is_allowed(
         self, item: ToolItem, kind: ApprovalKind, keys: Sequence[Hashable], details: Json

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import InvalidJson
+from ..limits import MAX_TURN_CALLS
 from ..model import new_id
 from ..protocol import json_codec
 from ..protocol.chat import CallPiece, ChatDelta
@@ -125,6 +126,9 @@ class _Reader:
             )
             known = self._calls.get(index)
         if known is None:
+            # One more than a turn may make tells that there were too many.
+            if len(self._calls) > MAX_TURN_CALLS:
+                return
             known = self._calls[index] = _Growing("", "", [])
         # Some repeat id and name with each piece.
         known.id = known.id or piece.id

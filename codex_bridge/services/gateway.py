@@ -198,7 +198,8 @@ class Gateway:
 
         def on_failure(problem: UpstreamFailed) -> bytes:
             lease.failure = _failure(problem)
-            code = _FINAL_ERROR_CODE if problem.code == "upstream_timeout" else _PASSING_ERROR_CODE
+            is_final = problem.code == "upstream_timeout" or problem.details.get("passes") is False
+            code = _FINAL_ERROR_CODE if is_final else _PASSING_ERROR_CODE
             return b"\n\n" + _failed_event(problem.message, code)
 
         def reply() -> StreamResponse:

@@ -22,7 +22,10 @@ Json = dict[str, Any]
 # What models write is bash's; where there is none, they have to do with less.
 _SHELLS = ("/bin/bash", "/usr/bin/bash", "/bin/sh")
 # Becomes its arguments. Of two streams nobody could tell what was written first.
-_ONE_STREAM = 'exec "$@" 2>&1'
+_ONE_STREAM = ("/bin/sh", "-c", 'exec "$@" 2>&1', "sh")
+# In the sandbox, where it may not ask whose its standard input is, bash takes itself to be called from afar, and would run
+# the user's ~/.bashrc, with all that it exports.
+_NO_BASHRC = "--norc"
 
 
 def find_shell() -> str:
@@ -43,7 +46,7 @@ async def run_command(
 
     timeout_ms: int = arguments["timeout_ms"]
     shell = find_shell()
-    argv = [shell, "-c", _ONE_STREAM, shell, shell, "-c", arguments["command"]]
+    argv = [*_ONE_STREAM, shell, *[_NO_BASHRC] * shell.endswith("bash"), "-c", arguments["command"]]
     cwd = await off_loop(lambda watch: _find_directory(place.root, arguments["cwd"]), TOOL_END_S)
     command = Command(argv, place.root, place.sandbox_mode, timeout_ms / 1000, cwd)
     begun_at = time.monotonic()

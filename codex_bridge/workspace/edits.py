@@ -23,6 +23,7 @@ from ..limits import (
     MAX_PATCHED_BYTES,
     MAX_PATCHED_FILE_BYTES,
     MAX_PATCHED_FILES,
+    MAX_PATCHED_LINES,
     PATCH_WAIT_S,
 )
 from ..protocol.diffs import render_file, render_hunks
@@ -288,6 +289,12 @@ class _Plan:
         if "\0" in text:
             message = f"{told(path)}: expected text in UTF-8; it is a binary file of {len(data)} bytes."
             raise Refused("not_text", message, size=len(data))
+        if text.count("\n") > MAX_PATCHED_LINES:
+            raise Refused(
+                "too_large",
+                f"{told(path)}: a patch takes files of {MAX_PATCHED_LINES} lines at most.",
+                size=len(data),
+            )
         return _Content(text, data, info)
 
     def _check_size(self, text: str | None, path: str, size: int = 0) -> None:

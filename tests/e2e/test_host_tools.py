@@ -14,7 +14,7 @@ from codex_bridge.limits import MAX_HOST_TOOLS
 from codex_bridge.protocol.tools import TOOLS
 from tests.conftest import BridgeFactory
 from tests.support import processes
-from tests.support.bridge import API_KEY, Bridge, Reply
+from tests.support.bridge import API_KEY, Bridge, Directories, Reply
 from tests.support.upstream import Upstream, rounds, run, say
 from tests.support.waiting import wait_until
 
@@ -320,3 +320,13 @@ def test_git_tells_of_the_workspace(bridge: BridgeFactory) -> None:
     result = run_tool(one, session_id, "git_log", limit=1)
     assert [each["subject"] for each in result["data"]["commits"]] == ["Second"]
     assert [limit["limit"] for limit in result["limits"]] == ["limit"]
+
+
+def test_a_command_does_not_begin_with_the_users_bashrc(
+    bridge: BridgeFactory, directories: Directories
+) -> None:
+    """bash runs it where it cannot tell what its standard input is, as in the sandbox: its exports would be in each command."""
+    directories.home.mkdir(parents=True, exist_ok=True)
+    (directories.home / ".bashrc").write_text("export KEY_OF_THE_USER=1; echo begun\n")
+    one = bridge()
+    assert output_of(one, one.create_session(), "echo ${KEY_OF_THE_USER-none}; cat") == "none\n"

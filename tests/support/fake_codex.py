@@ -36,7 +36,7 @@ With `codex exec` the prompt says it, and these beside `say`, `big`, `die` and `
 
 Options (about the process): `fail_starts` (so many starts end at once with code 3), `fail_execs` (so many of an exec), `ignore_term`
 (SIGTERM and the end of stdin are ignored), `grandchild` (a child of its own keeps stdout open), `silent`
-(`initialize` is never answered), `sandbox` (`open`: commands may write anywhere; `broken`: none starts; `hangs`: none ends), `version` (which one it says it is), `mute` (methods that
+(`initialize` is never answered), `sandbox` (`open`: commands may write anywhere; `broken`: none starts; `hangs`: none ends; `leaves`: each is ended by force, and goes on; its output is its process id), `version` (which one it says it is), `mute` (methods that
 are never answered), `held` (a method whose first call is answered when the test calls `release`), `account` (true: signed in), `login` (what a
 device login does: `waits`; `refused`, at once; `garbled`, its answer; `dies`, the process).
 """
@@ -304,6 +304,10 @@ class AppServer:
         if sandbox == "broken":
             return {"result": {"exitCode": 1, "stdout": "", "stderr": "the fake sandbox does not start"}}
         command = list(params["command"])
+        if sandbox == "leaves":
+            environ = {name: value for name, value in params["env"].items() if value is not None}
+            left = subprocess.Popen(command, env=environ, start_new_session=True)
+            return {"result": {"exitCode": 137, "stdout": str(left.pid), "stderr": ""}}
         if sandbox == "holds":
             command[-1] = "/proc/no/such/place"
         if sandbox == "holds" and params["sandboxPolicy"]["type"] == "readOnly":

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from codex_bridge.limits import MAX_PATCHED_FILE_BYTES
+from codex_bridge.limits import MAX_PATCHED_FILE_BYTES, MAX_PATCHED_LINES
 from codex_bridge.protocol.hunks import apply_hunks
 from codex_bridge.protocol.patch import parse_patch
 from codex_bridge.protocol.tools import TOOLS, ToolResult, check_input
@@ -406,3 +406,11 @@ def test_answers_are_plain_json(tmp_path: Path) -> None:
     assert json.dumps(answer(tmp_path, "apply_patch", patch=update("f", "a", "b")))
     (one,) = parse_patch(update("f", "b", "c"))
     assert apply_hunks("b\n", one, lambda: None)[0] == "c\n"
+
+
+def test_a_file_of_too_many_lines(tmp_path: Path) -> None:
+    """Each line is an object: of a file of empty ones they would take a hundred times as much as the file."""
+    (tmp_path / "f").write_text("a\n" + "\n" * MAX_PATCHED_LINES)
+    assert code(tmp_path, "apply_patch", patch=update("f", "a", "b")) == "too_large"
+    (tmp_path / "f").write_text("a\n" + "\n" * (MAX_PATCHED_LINES - 1))
+    assert data(tmp_path, "apply_patch", patch=update("f", "a", "b"))["files"][0]["path"] == "f"

@@ -269,3 +269,14 @@ def test_files_of_gigabytes(tmp_path: Path) -> None:
         True,
     )
     assert [limit["limit"] for limit in told["limits"]] == ["lines", "hashed_bytes"]
+
+
+def test_pages_of_long_paths(tmp_path: Path) -> None:
+    """A cursor has three characters for each byte of a name that is not ASCII."""
+    directory = tmp_path
+    for _ in range(8):
+        directory /= "\u4e2d" * 80
+    directory.mkdir(parents=True)
+    for name in "abc":
+        (directory / name).write_text("")
+    assert [Path(path).name for path in pages(tmp_path, recursive=True, limit=1)][-3:] == ["a", "b", "c"]

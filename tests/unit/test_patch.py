@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from codex_bridge.limits import MAX_DIFFED_PAIRS
 from codex_bridge.protocol.diffs import render_file, render_hunks
-from codex_bridge.protocol.hunks import Action, FilePatch, PatchInvalid, PatchMismatch, apply_hunks
+from codex_bridge.protocol.hunks import Action, Edit, FilePatch, PatchInvalid, PatchMismatch, apply_hunks
 from codex_bridge.protocol.patch import parse_patch
 from tests.support.codex import codex_binary
 
@@ -352,3 +353,39 @@ def test_a_creation_is_known_without_its_header() -> None:
     (patch,) = parse_patch(unified("@@ -0,0 +1 @@\n+a\n"))
     assert patch.is_creation
     assert not FilePatch(Action.UPDATE, "f").is_creation
+
+
+def test_many_hunks_on_equal_lines_are_found_where_they_say() -> None:
+    """Not by a look at all places for each: there are as many as hunks."""
+    count, looks = 3000, 0
+
+    def look() -> None:
+        nonlocal looks
+        looks += 1
+
+    text = "".join(f"@@ -{2 * at + 1},2 +{2 * at + 1},2 @@\n-x\n+y\n x\n" for at in range(count))
+    (patch,) = parse_patch(unified(text))
+    changed, _ = apply_hunks("x\n" * 2 * count, patch, look)
+    assert changed == "y\nx\n" * count
+    assert looks <= 3 * count
+
+
+def test_a_hunk_of_half_a_million_lines_takes_no_longer_for_each() -> None:
+    """The whole of a patch; in minutes it would be lost on the tool's time."""
+    lines = 500_000
+    for body in ("@@\n x\n" + "+\n" * lines, "@@\n+\n" * (lines // 5)):
+        (patch,) = parse_patch(f"*** Begin Patch\n*** Update File: f\n{body}*** End Patch\n")
+        changed, _ = apply_hunks("x\n", patch, lambda: None)
+        assert changed == "x\n" + "\n" * body.count("+")
+
+
+def test_many_long_edits_are_compared_until_it_is_enough() -> None:
+    """What stays within one is found out for the first ones; the rest is told as replaced, and is as right."""
+    count = 2 * MAX_DIFFED_PAIRS // 100**2
+    old = [f"{at} {line}\n" for at in range(count) for line in range(100)]
+    new = [line.replace(" ", "-") if at % 100 != 50 else line for at, line in enumerate(old)]
+    edits = [Edit(100 * at, 100, tuple(new[100 * at : 100 * at + 100])) for at in range(count)]
+    told = render_hunks("".join(old), "".join(new), edits)
+    assert "\n 0 50\n" in told
+    assert f"\n-{count - 1} 50\n" in told
+    assert apply("".join(old), unified(told)) == "".join(new)

@@ -68,3 +68,24 @@ def test_a_codex_that_does_not_end_a_command_is_killed(
         await runtime.stop()
 
     check()
+
+
+def test_what_goes_on_when_codex_has_ended_a_command_is_ended(tmp_path: Path) -> None:
+    """Codex leaves it where the sandbox was still being made."""
+
+    @on_loop
+    async def check() -> None:
+        fake = FakeCodex(tmp_path / "fake-codex", {"sandbox": "leaves"})
+        runtime = AppServerRuntime(str(fake), {"PATH": os.environ["PATH"], "TMPDIR": str(tmp_path)}, 0.1)
+        endless = Command(
+            ["/bin/sh", "-c", "while :; do sleep 1; done"], str(tmp_path), "workspace-write", 60.0
+        )
+        result = await runtime.run_command(endless)
+        pid = int(result.stdout)
+        try:
+            await asyncio.to_thread(wait_until, lambda: not processes.is_alive(pid), "the end of the command")
+        finally:
+            processes.kill(pid)
+            await runtime.stop()
+
+    check()

@@ -143,3 +143,23 @@ def test_a_line_of_ripgrep_that_is_too_long_is_told(tmp_path: Path) -> None:
     told = answer(tmp_path, "search_text", ripgrep(), query="needle")
     assert [match["path"] for match in told["data"]["matches"]] == ["b"]
     assert [limit["limit"] for limit in told["limits"]] == ["line_bytes"]
+
+
+def test_a_query_that_nearly_matches_everywhere_takes_no_longer(tmp_path: Path, rg: str | None) -> None:
+    """All of the file is searched: with its time over, there would be more. Nothing ends such a search from outside."""
+    (tmp_path / "f").write_text("a" * (MAX_SEARCHED_FILE_BYTES - 1))
+    found = data(tmp_path, "search_text", rg, query="A" * 999 + "b", ignore_case=True)
+    assert found == {"matches": [], "has_more": False}
+
+
+@pytest.mark.parametrize(
+    ("query", "text"),
+    [("stra\xdfe", "STRA\u1e9eE"), ("\u03bf\u03c3", "\u039f\u03a3"), ("\u039f\u03a3", "\u03bf\u03c2"), ("K", "\u212a")],
+)  # fmt: skip
+def test_case_is_ignored_character_by_character(
+    tmp_path: Path, rg: str | None, query: str, text: str
+) -> None:
+    """A capital I with a dot becomes two characters: what stands behind it keeps its column."""
+    (tmp_path / "f").write_text(f"\u0130 {text}\n")
+    (match,) = data(tmp_path, "search_text", rg, query=query, ignore_case=True)["matches"]
+    assert match["column"] == 3

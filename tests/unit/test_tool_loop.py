@@ -2,9 +2,11 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Coroutine
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -16,18 +18,20 @@ from codex_bridge.limits import (
     MAX_TURN_STEPS,
     STREAM_RETRIES,
 )
+from codex_bridge.protocol.tools import FileEdit, ToolResult
 from codex_bridge.runtime import (
     ApprovalAnswer,
     ApprovalKind,
     ApprovalRequest,
     Decision,
+    OnOutput,
     TurnOutcome,
     TurnStatus,
     Utterance,
 )
 from codex_bridge.runtimes import loop_items, loop_turn
 from codex_bridge.runtimes.model_tools import ModelTools
-from codex_bridge.workspace.tools import Tools
+from codex_bridge.workspace.tools import Place, Tools
 from tests.support.images import png
 from tests.support.loops import BEGIN, END, NoSandbox, Player, SmallTools, player
 from tests.support.upstream import (
@@ -856,3 +860,36 @@ def test_an_answer_without_end_is_ended(tmp_path: Path, monkeypatch: pytest.Monk
         assert "more than 100 characters" in outcome.failure.message
 
     play_bytes(tmp_path, [data(content="x" * 60) * 2 + STOP], test)
+
+
+class ManyEdits(tuple[FileEdit, ...]):
+    """Edits that note in which thread they are looked at."""
+
+    threads: ClassVar[set[threading.Thread]] = set()
+
+    def __iter__(self) -> Iterator[FileEdit]:
+        self.threads.add(threading.current_thread())
+        return super().__iter__()
+
+
+class ManyEditsTools(SmallTools):
+    """Their edits may be hundreds of large files."""
+
+    async def run(
+        self, name: str, arguments: dict[str, Any], place: Place, on_output: OnOutput | None = None
+    ) -> ToolResult:
+        result = await super().run(name, arguments, place, on_output)
+        return replace(result, edits=ManyEdits(result.edits))
+
+
+def test_the_diff_of_a_turn_is_made_while_others_go_on(tmp_path: Path, upstream: Upstream) -> None:
+    upstream.script = rounds(edit(add("n", "1")), say("Done."))
+
+    async def test() -> None:
+        async with player(tmp_path, upstream.base_url, ModelTools, ManyEditsTools()) as one:
+            assert await one.play() == COMPLETED
+            assert "+1" in (await one.saw("turn.diff.updated"))["diff"]
+
+    run(test)
+    assert ManyEdits.threads
+    assert threading.main_thread() not in ManyEdits.threads

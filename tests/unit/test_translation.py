@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from codex_bridge.adapters.http_client import Origin
+from codex_bridge.limits import MAX_MODEL_ANSWER_CHARACTERS
 from codex_bridge.protocol import json_codec
 from codex_bridge.providers import WireApi
 from codex_bridge.services import translation
@@ -260,6 +261,12 @@ async def test_reasoning_goes_back_where_the_upstream_told_it() -> None:
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
+def call_chunk(size: int) -> bytes:
+    function = {"name": "n" * size, "arguments": ""}
+    delta = {"tool_calls": [{"index": 0, "id": "a", "function": function}]}
+    return f"data: {json.dumps({'choices': [{'index': 0, 'delta': delta}]})}\n\n".encode()
+
+
 def chunked(*pieces: bytes) -> bytes:
     return HEAD + b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces)
 
@@ -272,6 +279,13 @@ BROKEN = {
         chunked(chunk(content="Hel"), b'data: {"error":{"message":"out of memory"}}\n\n'),
         "upstream_error", "server_error", "out of memory"),
     "empty": (answer(200, STOP + DONE, EVENTS), "upstream_error", "server_error", "empty"),
+    # Trying again does not make it shorter; and a line of what Codex tells of it would be too long.
+    "too long": (
+        chunked(*[chunk(content="x" * (MAX_MODEL_ANSWER_CHARACTERS // 2))] * 3),
+        "upstream_error", "invalid_prompt", f"more than {MAX_MODEL_ANSWER_CHARACTERS}"),
+    "too many calls": (
+        chunked(*[call_chunk(MAX_MODEL_ANSWER_CHARACTERS // 2)] * 3),
+        "upstream_error", "invalid_prompt", f"more than {MAX_MODEL_ANSWER_CHARACTERS}"),
 }  # fmt: skip
 
 
