@@ -366,6 +366,8 @@ MAX_SEARCH_LINE_BYTES = 8 * MIB
 MAX_PATCHED_FILES = 500
 MAX_PATCHED_FILE_BYTES = 16 * MIB
 MAX_PATCHED_BYTES = 64 * MIB
+# The files that a turn's diff holds as they were and as they are: as many as one patch may change, several times over.
+MAX_TURN_DIFF_CHARACTERS = 256 * MIB
 # Lines of one of them: each is an object of its own while a patch is fitted, and of 16 MiB of empty ones that is a GB.
 MAX_PATCHED_LINES = 1_000_000
 # Patches wait for each other; each takes milliseconds.

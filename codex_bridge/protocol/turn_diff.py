@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ..limits import MAX_TURN_DIFF_CHARACTERS
 from .diffs import render_hunks
 from .unified import quote_path
 
@@ -22,7 +23,7 @@ class _File:
 
 
 class TurnDiff:
-    """Puts the edits of a turn together. Paths are relative to the workspace."""
+    """Puts the edits of a turn together. Paths are relative to the workspace. Files beyond the limit are left out."""
 
     def __init__(self) -> None:
         # By the path where each is now, or was when it was deleted.
@@ -31,6 +32,9 @@ class TurnDiff:
 
     def note(self, path: str, before: str | None, after: str | None, new_path: str | None = None) -> None:
         """Take one edit of a file: its texts, None where there is none, and where it was moved."""
+        held = sum(len(file.before or "") + len(file.after or "") for file in self._files.values())
+        if path not in self._files and held + len(before or "") + len(after or "") > MAX_TURN_DIFF_CHARACTERS:
+            return
         file = self._files.pop(path, None) or _File(None if before is None else path, before, None)
         self._parts.pop(path, None)
         file.after = after

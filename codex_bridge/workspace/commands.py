@@ -15,7 +15,7 @@ from ..limits import (
 from ..protocol.tools import ToolResult, limit_hit
 from ..runtime import Command, OnOutput, Sandbox
 from .jail import Jail
-from .place import Place, off_loop
+from .place import Place, Refused, off_loop
 
 Json = dict[str, Any]
 
@@ -37,6 +37,8 @@ async def run_command(
     sandbox: Sandbox, arguments: Json, place: Place, on_output: OnOutput | None
 ) -> ToolResult:
     """Run a shell command to its end, or to its time's."""
+    if "\0" in arguments["command"]:
+        raise Refused("invalid_command", "A command has no NUL.")
     excerpt = Excerpt(MAX_TOOL_OUTPUT_CHARACTERS)
 
     def take(text: str) -> None:

@@ -15,6 +15,7 @@ The codes of the file tools' refusals:
     patch_mismatch      it does not fit its file; `path`
     already_exists      a new file, or a moved one, where there is one
     changed_meanwhile   somebody else was there first; `path`, `sha256` where a hash was expected
+    invalid_command     a command with NUL
     invalid_query       no query: a newline or NUL in it, or no regular expression
     not_supported       a regular expression where there is no ripgrep
     timed_out           not done in time

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from codex_bridge.protocol import turn_diff
 from codex_bridge.protocol.turn_diff import TurnDiff
 
 Note = tuple[str, str | None, str | None] | tuple[str, str | None, str | None, str]
@@ -96,3 +97,16 @@ def test_git_takes_it(tmp_path: Path) -> None:
         apply, input=told.encode(), check=True, env={"GIT_CEILING_DIRECTORIES": "/", "PATH": "/usr/bin"}
     )
     assert {path.name: path.read_bytes().decode() for path in tmp_path.iterdir()} == after
+
+
+def test_files_beyond_the_limit_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turn_diff, "MAX_TURN_DIFF_CHARACTERS", 10)
+    diff = TurnDiff()
+    diff.note("a", None, "1234\n")
+    diff.note("b", None, "123456\n")
+    diff.note("a", "1234\n", "5\n")
+    assert [line for line in diff.render().splitlines() if line[0] in "+-"] == [
+        "--- /dev/null",
+        "+++ b/a",
+        "+5",
+    ]
