@@ -362,6 +362,8 @@ MAX_SEARCHED_FILE_BYTES = 16 * MIB
 MAX_MATCH_CHARACTERS = 500
 # A line of ripgrep's answer, which holds the whole line that matches, escaped.
 MAX_SEARCH_LINE_BYTES = 8 * MIB
+# ripgrep takes some 20 MB; it holds all matches of one line at once, with ninety bytes for each.
+MAX_SEARCH_MEMORY_BYTES = 512 * MIB
 # One patch touches some files; each is held in memory before and after, so that it can be put back.
 MAX_PATCHED_FILES = 500
 MAX_PATCHED_FILE_BYTES = 16 * MIB

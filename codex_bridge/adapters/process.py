@@ -74,17 +74,20 @@ class ChildProcess:
         *,
         mark: str | None = None,
         orphan_signal: signal.Signals | None = None,
+        max_memory_bytes: int | None = None,
     ) -> ChildProcess:
         """Start `arguments` with exactly `environ`; raise OSError when it cannot be run.
 
-        With the bridge's `mark` nothing that the child starts outlives it, wherever it goes. `orphan_signal` is what it gets when this process dies without a word (on Linux): for a child that
-        does not notice by its stdin.
+        With the bridge's `mark` nothing that the child starts outlives it, wherever it goes. `orphan_signal` is what it
+        gets when this process dies without a word (on Linux): for a child that does not notice by its stdin. One that
+        wants more than `max_memory_bytes` is given none, and gives up.
         """
         loop = asyncio.get_running_loop()
         own_mark = child_mark(mark) if mark is not None else None
         preparations = [
             marker(own_mark) if own_mark is not None else None,
             _ask_for(orphan_signal) if orphan_signal is not None else None,
+            _limit_memory(max_memory_bytes) if max_memory_bytes is not None else None,
         ]
         transport, protocol = await loop.subprocess_exec(
             lambda: _Protocol(CHILD_READ_BYTES, loop),
@@ -220,6 +223,14 @@ def _in_turn(steps: list[Callable[[], object]]) -> Callable[[], object] | None:
     if len(steps) < 2:
         return steps[0] if steps else None
     return lambda: [step() for step in steps]
+
+
+def _limit_memory(most: int) -> Callable[[], object]:
+    """Return what a child does before it becomes its program: take no more memory than this."""
+    import resource  # here, in the parent: between fork and exec there is only the call itself
+
+    set_limit, kind = resource.setrlimit, resource.RLIMIT_DATA
+    return lambda: set_limit(kind, (most, most))
 
 
 def _ask_for(number: signal.Signals) -> Callable[[], object] | None:

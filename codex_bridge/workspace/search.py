@@ -15,6 +15,7 @@ import base64
 import json
 import os
 import re
+import signal
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from ..limits import (
     FILE_TOOL_S,
     MAX_MATCH_CHARACTERS,
     MAX_SEARCH_LINE_BYTES,
+    MAX_SEARCH_MEMORY_BYTES,
     MAX_SEARCHED_FILE_BYTES,
     SCAN_BYTES,
     SNIFFED_BYTES,
@@ -87,6 +89,7 @@ class _Matches:
     found: list[Json] = field(default_factory=list)
     is_over: bool = False
     has_long: bool = False
+    is_broken_off: bool = False
 
     @property
     def is_full(self) -> bool:
@@ -114,10 +117,13 @@ class _Matches:
         if self.has_long:
             message = "A longer line or a file that could not be read was passed over."
             limits.append(limit_hit("line_bytes", MAX_SEARCH_LINE_BYTES, message))
-        matches = self.found[: self.limit]
-        return ToolResult(
-            data={"matches": matches, "has_more": self.is_full or self.is_over}, limits=tuple(limits)
-        )
+        if self.is_broken_off:
+            message = (
+                "A line with very many matches took too much memory; what comes behind it was not searched."
+            )
+            limits.append(limit_hit("memory_bytes", MAX_SEARCH_MEMORY_BYTES, message))
+        matches, has_more = self.found[: self.limit], self.is_full or self.is_over or self.is_broken_off
+        return ToolResult(data={"matches": matches, "has_more": has_more}, limits=tuple(limits))
 
 
 # With Python --------------------------------------------------------------------------------------
@@ -226,7 +232,13 @@ class _Ripgrep:
         self._matches = compile_glob(glob) if glob is not None else bool
         command = self._command("/".join((".", *parts)), None if is_file else glob)
         try:
-            child = await ChildProcess.start(command, {"LC_ALL": "C.UTF-8"}, self._place.root)
+            child = await ChildProcess.start(
+                command,
+                {"LC_ALL": "C.UTF-8"},
+                self._place.root,
+                orphan_signal=signal.SIGKILL,
+                max_memory_bytes=MAX_SEARCH_MEMORY_BYTES,
+            )
         except OSError as error:
             raise Refused("io_error", f"ripgrep cannot be started: {error.strerror}.") from error
         try:
@@ -270,6 +282,7 @@ class _Ripgrep:
             if self._found.is_full:
                 return
         said = await child.last_words()
+        self._found.is_broken_off = "signal" in await child.exit_status()
         if said and not self._found.found and "error" in said:
             raise Refused("invalid_query", f"query: {said[-500:]}")
 

@@ -163,3 +163,13 @@ def test_case_is_ignored_character_by_character(
     (tmp_path / "f").write_text(f"\u0130 {text}\n")
     (match,) = data(tmp_path, "search_text", rg, query=query, ignore_case=True)["matches"]
     assert match["column"] == 3
+
+
+def test_a_line_with_too_many_matches_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("needle\n")
+    (tmp_path / "b").write_text("x" * 12_000_000)
+    told = answer(tmp_path, "search_text", ripgrep(), query="x")
+    assert (told["data"], [limit["limit"] for limit in told["limits"]]) == (
+        {"matches": [], "has_more": True},
+        ["memory_bytes"],
+    )
