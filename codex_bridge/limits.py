@@ -388,8 +388,8 @@ MAX_TURN_CALLS = 500
 MAX_TURN_TOKENS = 10_000_000
 # Answers in a row that cannot be used: who does not find the form by then does not find it.
 MAX_CORRECTIONS = 3
-# Of one answer, with what was thought before it: a longer one repeats itself.
-MAX_MODEL_ANSWER_CHARACTERS = 4_000_000
+# Of one answer, with what was thought before it: a longer one repeats itself. As JSON it still fits into a line of Codex's.
+MAX_MODEL_ANSWER_CHARACTERS = 10_000_000
 # What a model is told at most: about 100,000 tokens, which most can read. One that says it is too long gets half.
 MAX_CONVERSATION_CHARACTERS = 400_000
 # What an image counts in that: about 1000 tokens, however many bytes it has.
