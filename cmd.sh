@@ -104,7 +104,7 @@ run_tests() {
   echo "== with uvloop and orjson" >&2
   .venv/bin/python -m pytest -n 4 "$@"
   # Of the real Codex the other two runs play what shows that all parts are there: it takes the most time by far.
-  local some="smoke or not codex"
+  local some="(smoke or not codex) and not once"
   echo "== with the standard library alone" >&2
   .venv-plain/bin/python -c 'from importlib.util import find_spec as find; assert not find("uvloop") and not find("orjson")'
   .venv-plain/bin/python -m pytest -n 4 -m "$some" "$@"

@@ -67,6 +67,7 @@ def test_the_tools_are_told(bridge: BridgeFactory) -> None:
     assert told["limits"]["tools_at_once"] == MAX_HOST_TOOLS
 
 
+@pytest.mark.smoke
 def test_a_command_answers_with_its_output(bridge: BridgeFactory) -> None:
     one = bridge()
     (one.workspace / "below").mkdir()

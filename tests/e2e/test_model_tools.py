@@ -71,6 +71,7 @@ def end_of(stream: Stream) -> Any:
     return stream.events[-1].data["session"]
 
 
+@pytest.mark.smoke
 def test_it_reads_edits_and_runs(bridge: BridgeFactory, upstream: Upstream) -> None:
     upstream.script = steps(
         calls(("read_file", {"path": "a.txt"}), ("search_text", {"query": "two"}), ("list_files", {})),

@@ -20,6 +20,8 @@ from codex_bridge.workspace.tools import Tools
 from tests.unit.loop import on_loop, run
 from tests.unit.tooling import NoSandbox, add, answer, call, code, data, delete, place, update
 
+pytestmark = pytest.mark.once
+
 
 def tree(root: Path) -> dict[str, str]:
     """Return all files below a directory with what they hold."""

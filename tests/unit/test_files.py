@@ -13,6 +13,8 @@ from codex_bridge.limits import MAX_HASHED_BYTES, MAX_READ_BYTES, MAX_READ_LINE_
 from codex_bridge.workspace.globs import compile_glob
 from tests.unit.tooling import answer, answers, code, data
 
+pytestmark = pytest.mark.once
+
 
 def pages(root: Path, **arguments: Any) -> list[str]:
     """Return the paths of all pages of a list."""

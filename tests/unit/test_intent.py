@@ -12,6 +12,8 @@ from codex_bridge.limits import MAX_ACTION_CHARACTERS, MAX_ACTIONS
 from codex_bridge.protocol import loose_json
 from codex_bridge.protocol.intent import Intent, IntentReader
 
+pytestmark = pytest.mark.once
+
 Calls = list[tuple[str, dict[str, Any]]]
 
 PATCH = "*** Begin Patch\n*** Update File: a.md\n@@\n ```sh\n-ls\n+ls -l\n ```\n*** End Patch\n"

@@ -28,6 +28,8 @@ from tests.unit.tooling import (
     update,
 )
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:

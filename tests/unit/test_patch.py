@@ -13,6 +13,8 @@ from codex_bridge.protocol.hunks import Action, Edit, FilePatch, PatchInvalid, P
 from codex_bridge.protocol.patch import parse_patch
 from tests.support.codex import codex_binary
 
+pytestmark = pytest.mark.once
+
 BEGIN, END, UPDATE = "*** Begin Patch\n", "*** End Patch\n", "*** Update File: f\n"
 ABC = "a\nb\nc\n"
 

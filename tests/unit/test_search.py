@@ -9,6 +9,8 @@ import pytest
 from codex_bridge.limits import MAX_MATCH_CHARACTERS, MAX_SEARCHED_FILE_BYTES
 from tests.unit.tooling import answer, code, data, ripgrep
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture(params=["python", "ripgrep"])
 def rg(request: pytest.FixtureRequest) -> str | None:
