@@ -51,6 +51,12 @@ class ChatDelta:
     usage: Json | None = None
     reasoning_field: str = field(default="", compare=False)
 
+    @property
+    def size(self) -> int:
+        """How long it is, in characters; a call counts also where it says nothing, as a flood of them must end as well."""
+        calls = sum(len(piece.arguments) + len(piece.id) + len(piece.name) + 1 for piece in self.calls)
+        return len(self.text) + len(self.reasoning) + calls
+
 
 class ChatReader:
     """Reads the event stream of `/v1/chat/completions`. `is_done` after `[DONE]`, which not all upstreams send."""
@@ -127,6 +133,14 @@ def error_message(value: Any) -> str:
         if isinstance(value, dict) and key in value:
             value = value[key]
     return value if isinstance(value, str) else json_codec.encode(value).decode()
+
+
+def read_error(body: bytes) -> str:
+    """Return the message in the body of an upstream's error, which may be no JSON."""
+    try:
+        return error_message(json_codec.decode(body))
+    except BridgeError:
+        return body.decode(errors="replace").strip()
 
 
 def is_too_long(message: str) -> bool:

@@ -255,8 +255,7 @@ class ChatAnswer:
 
     def _measure(self, delta: ChatDelta) -> None:
         """Raise `UpstreamFailed` when there is no end to an answer: Codex is told each item as a whole, too."""
-        pieces = sum(len(piece.arguments) + len(piece.id) + len(piece.name) + 1 for piece in delta.calls)
-        self._size += len(delta.text) + len(delta.reasoning) + pieces
+        self._size += delta.size
         if self._size > MAX_MODEL_ANSWER_CHARACTERS:
             raise UpstreamFailed(
                 f"The model's answer has more than {MAX_MODEL_ANSWER_CHARACTERS} characters.", passes=False

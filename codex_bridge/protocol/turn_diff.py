@@ -29,13 +29,19 @@ class TurnDiff:
         # By the path where each is now, or was when it was deleted.
         self._files: dict[str, _File] = {}
         self._parts: dict[str, str] = {}
+        # How long all texts are together.
+        self._size = 0
 
     def note(self, path: str, before: str | None, after: str | None, new_path: str | None = None) -> None:
         """Take one edit of a file: its texts, None where there is none, and where it was moved."""
-        held = sum(len(file.before or "") + len(file.after or "") for file in self._files.values())
-        if path not in self._files and held + len(before or "") + len(after or "") > MAX_TURN_DIFF_CHARACTERS:
-            return
-        file = self._files.pop(path, None) or _File(None if before is None else path, before, None)
+        file = self._files.get(path)
+        if file is None:
+            if self._size + len(before or "") + len(after or "") > MAX_TURN_DIFF_CHARACTERS:
+                return
+            file = _File(None if before is None else path, before, None)
+            self._size += len(before or "")
+        self._size += len(after or "") - len(file.after or "")
+        self._files.pop(path, None)
         self._parts.pop(path, None)
         file.after = after
         now_at = new_path or path

@@ -41,9 +41,7 @@ class Answer:
         if delta.usage is not None:
             total = delta.usage.get("total_tokens")
             self.tokens = total if type(total) is int else self.tokens
-        self._size += (
-            len(delta.text) + len(delta.reasoning) + sum(len(call.arguments) for call in delta.calls)
-        )
+        self._size += delta.size
         if self._size > MAX_MODEL_ANSWER_CHARACTERS:
             raise UpstreamFailed(
                 f"The model's answer has more than {MAX_MODEL_ANSWER_CHARACTERS} characters.",

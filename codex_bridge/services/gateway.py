@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from .. import log
 from ..adapters.http_client import ClientResponse, HttpClient
 from ..adapters.http_server import Request, Response, StreamResponse
-from ..errors import BridgeError, NotFound, Unauthorized, UpstreamFailed
+from ..errors import NotFound, Unauthorized, UpstreamFailed
 from ..limits import (
     MAX_CHOICE_CHARACTERS,
     MAX_GATEWAY_BODY_BYTES,
@@ -28,7 +28,7 @@ from ..limits import (
 )
 from ..model import new_id
 from ..protocol import json_codec
-from ..protocol.chat import error_message
+from ..protocol.chat import read_error
 from ..protocol.openai import Usage, UsageReader
 from ..providers import WireApi
 from ..runtime import Emit, Event, Failure, ModelRoute
@@ -288,21 +288,13 @@ def _is_web_page(answer: ClientResponse) -> bool:
 
 def _describe_refusal(answer: ClientResponse, body: bytes) -> str:
     location = answer.head.headers.get("location")
-    message = f"a redirect to {location}" if location else _upstream_message(body)
+    message = f"a redirect to {location}" if location else read_error(body)
     if _is_web_page(answer):
         message = "a web page; is the base URL right?"
     # Cut before it is looked through as well: that takes its time, and twice as much leaves no half of a secret.
     message = log.redact(message[: 2 * MAX_UPSTREAM_MESSAGE_CHARACTERS + MAX_CHOICE_CHARACTERS])
     said = f": {message[:MAX_UPSTREAM_MESSAGE_CHARACTERS]}" if message else ""
     return f"The upstream answered {answer.head.status} {log.redact(answer.head.reason)}".rstrip() + said
-
-
-def _upstream_message(body: bytes) -> str:
-    """Return the message in an upstream's error, in any of the shapes that are about."""
-    try:
-        return error_message(json_codec.decode(body))
-    except BridgeError:
-        return body.decode(errors="replace").strip()
 
 
 def _refusal_code(status: int) -> str:

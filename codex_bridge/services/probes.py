@@ -17,7 +17,7 @@ from ..limits import (
     PROBE_ANSWER_TIMEOUT_S,
 )
 from ..protocol import json_codec
-from ..protocol.chat import ChatReader, error_message
+from ..protocol.chat import ChatReader, error_message, read_error
 from ..protocol.jsonrpc import LineSplitter
 from .backend import Upstream
 
@@ -164,7 +164,7 @@ class Probes:
         try:
             if answer.head.status != 200:
                 said = await answer.read_error_text()
-                raise UpstreamFailed(f"{method} /{path} answered {answer.head.status}: {_message(said)}")
+                raise UpstreamFailed(f"{method} /{path} answered {answer.head.status}: {read_error(said)}")
             size = 0
             async for piece in answer.iter_body():
                 size += len(piece)
@@ -186,13 +186,6 @@ def _read_event(line: bytes) -> Json:
     except BridgeError:
         return {}
     return value if isinstance(value, dict) else {}
-
-
-def _message(body: bytes) -> str:
-    try:
-        return error_message(json_codec.decode(body))
-    except BridgeError:
-        return body.decode(errors="replace").strip()
 
 
 def _quote(text: str) -> str:
