@@ -394,6 +394,8 @@ MAX_MODEL_ANSWER_CHARACTERS = 10_000_000
 MAX_CONVERSATION_CHARACTERS = 400_000
 # What an image counts in that: about 1000 tokens, however many bytes it has.
 IMAGE_CHARACTERS = 4_000
+# What Codex is told of a conversation that it has not heard: half of such a conversation, for its own instructions and tools come on top.
+MAX_RETOLD_CHARACTERS = 200_000
 # What stays of the newest results where nothing else can be left out.
 MIN_TRIMMED_RESULT_CHARACTERS = 2_000
 # A conversation that was halved so often and is still too long for a model will not fit.
