@@ -137,8 +137,7 @@ class Gateway:
             return await self._forward(request, lease, rest)
         except UpstreamFailed as problem:
             lease.failure = _failure(problem)
-            if problem.code == "upstream_timeout" and rest == _CODEX:
-                # Silence would be followed by as much silence again: Codex is told to give up.
+            if not problem.passes and rest == _CODEX:  # Codex is told to give up
                 return _failed_response(problem.message, _FINAL_ERROR_CODE)
             return _error_response(problem)
 
@@ -198,8 +197,7 @@ class Gateway:
 
         def on_failure(problem: UpstreamFailed) -> bytes:
             lease.failure = _failure(problem)
-            is_final = problem.code == "upstream_timeout" or problem.details.get("passes") is False
-            code = _FINAL_ERROR_CODE if is_final else _PASSING_ERROR_CODE
+            code = _PASSING_ERROR_CODE if problem.passes else _FINAL_ERROR_CODE
             return b"\n\n" + _failed_event(problem.message, code)
 
         def reply() -> StreamResponse:
@@ -234,8 +232,7 @@ def _pass_through(
 
     def on_failure(problem: UpstreamFailed) -> bytes | None:
         lease.failure = _failure(problem)
-        # No second silence: Codex is told to give up.
-        if problem.code != "upstream_timeout":
+        if problem.passes:
             return None
         if rest == _LOOP:
             return b"\n\ndata: " + _encode_error(problem) + b"\n\n"
@@ -314,11 +311,10 @@ def _error_response(problem: UpstreamFailed) -> Response:
 
 
 def _encode_error(problem: UpstreamFailed) -> bytes:
-    """Return an error in the shape of OpenAI's API, which clients know; `passes`: another try may mend it."""
+    """Return an error in the shape of OpenAI's API, which clients know, with what `protocol.chat.failure` reads."""
     error = {"message": problem.message, "type": "codex_bridge_error", "code": problem.code}
-    # Silence would be followed by as much silence again; what broke may hold the next time.
-    passes = problem.code != "upstream_timeout"
-    return json_codec.encode({"error": {**error, "passes": passes, **problem.details}})
+    more = {"passes": problem.passes, "retry_after_s": problem.retry_after_s}
+    return json_codec.encode({"error": {**error, **more}})
 
 
 def _failed_response(message: str, code: str) -> Response:
