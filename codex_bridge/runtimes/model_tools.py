@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import InvalidJson
-from ..limits import MAX_TURN_CALLS
 from ..protocol import json_codec
 from ..protocol.chat import ChatDelta
 from ..protocol.chat_calls import Call, Calls
@@ -80,8 +79,7 @@ class _Reader:
 
     def __init__(self) -> None:
         self._text: list[str] = []
-        # One more than a turn may make tells that there were too many.
-        self._calls = Calls(MAX_TURN_CALLS + 1)
+        self._calls = Calls()
         self._finish = ""
 
     def feed(self, delta: ChatDelta) -> str:

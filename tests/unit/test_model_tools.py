@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from codex_bridge.errors import UpstreamFailed
 from codex_bridge.limits import MAX_TURN_CALLS
 from codex_bridge.protocol.chat import CallPiece, ChatDelta
 from codex_bridge.protocol.tools import ToolResult
@@ -110,8 +111,11 @@ def test_results_name_their_calls() -> None:
     assert message == {"role": "tool", "tool_call_id": "a", "content": '{"ok":true,"data":{"entries":[]}}'}
 
 
-def test_more_calls_than_a_turn_may_make_are_not_kept() -> None:
-    """One more tells that there were too many. Each at one index, and each at its own."""
-    for index in (0, 1):
-        pieces = [CallPiece(index * at, f"c{at}", "list_files") for at in range(2 * MAX_TURN_CALLS)]
-        assert len(read(of(*pieces)).calls) == MAX_TURN_CALLS + 1
+@pytest.mark.parametrize("step", [0, 1])
+def test_more_calls_than_a_turn_may_make_are_refused(step: int) -> None:
+    """Each at one index, and each at its own."""
+    pieces = [CallPiece(step * at, f"c{at}", "list_files") for at in range(MAX_TURN_CALLS + 1)]
+    assert len(read(of(*pieces[1:])).calls) == MAX_TURN_CALLS
+    with pytest.raises(UpstreamFailed, match="more than 500 tool calls") as failed:
+        read(of(*pieces))
+    assert not failed.value.passes
