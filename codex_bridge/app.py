@@ -224,6 +224,7 @@ class Bridge:
         status = StatusRoutes(
             access,
             self._runtime,
+            self._runtime.capabilities_of,
             self._executor,
             self._preflight,
             runtime_config,

@@ -142,10 +142,27 @@ class StoreDamaged(StoreFailed):
 
 
 class UpstreamFailed(BridgeError):
-    """The upstream did not do its part; `code` says how."""
+    """The upstream did not do its part; `code` says how.
+
+    `passes`: another try may mend it, after `retry_after_s` seconds where the upstream has asked for that.
+    """
 
     status = 502
     code = "upstream_error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        passes: bool = True,
+        retry_after_s: int = 0,
+        code: str | None = None,
+        status: int | None = None,
+    ) -> None:
+        super().__init__(message, code=code, status=status)
+        # Silence would be followed by as much silence again.
+        self.passes = passes and self.code != "upstream_timeout"
+        self.retry_after_s = retry_after_s
 
 
 class CodexFailed(BridgeError):

@@ -31,9 +31,9 @@ class AuthRoutes:
         """Tell whether anything is missing for model requests."""
         auth = self._auth
         if auth.is_used:
-            await auth.look()
+            await auth.known.look()
         login = auth.login if auth.is_used else None
-        account = auth.account if auth.is_used else None
+        account = auth.known.account if auth.is_used else None
         is_known = account is not None and account.email is not None
         return replies.ok(
             logged_in=self._is_logged_in(),
@@ -60,11 +60,11 @@ class AuthRoutes:
         return auth.auth_mode == AuthMode.NONE or auth.has_key
 
     def _describe(self) -> str:
-        auth, account = self._auth, self._auth.account
+        auth, account = self._auth, self._auth.known.account
         if not auth.is_used:
             return self._describe_provider()
         if account is None and not auth.is_pending:
-            reason = auth.problem.message if auth.problem else "it has not answered yet."
+            reason = auth.known.problem.message if auth.known.problem else "it has not answered yet."
             return f"It is not known whether Codex is signed in: {reason}"
         if account is not None and account.is_ready:
             return _describe_account(account)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from .. import __version__
 from ..adapters.database import Database
 from ..adapters.http_server import Request, Response
 from ..limits import PREFLIGHT_WAIT_S
-from ..runtime import Runtime
+from ..runtime import ExecutionClass, Runtime
 from ..services.device_auth import DeviceAuth
 from ..services.executor import TurnExecutor
 from ..services.preflight import Preflight
@@ -21,12 +22,15 @@ _SERVICE = "codex-bridge"
 
 
 class StatusRoutes:
-    """Tells how the bridge is. `settings` is what `/runtime/info` shows of what does not change."""
+    """Tells how the bridge is. `settings` is what `/runtime/info` shows of what does not change; `capabilities` says
+    what turns of a class can.
+    """
 
     def __init__(
         self,
         access: Access,
         runtime: Runtime,
+        capabilities: Callable[[ExecutionClass], Mapping[str, bool]],
         executor: TurnExecutor,
         preflight: Preflight,
         config: RuntimeConfig,
@@ -37,6 +41,7 @@ class StatusRoutes:
     ) -> None:
         self._access = access
         self._runtime = runtime
+        self._capabilities = capabilities
         self._executor = executor
         self._preflight = preflight
         self._config = config
@@ -65,7 +70,7 @@ class StatusRoutes:
     async def info(self, request: Request) -> Response:
         """Tell what runs here and how it is set up."""
         checks = await self._preflight.examine(PREFLIGHT_WAIT_S)
-        config = self._config.to_json()
+        config, backend = self._config.to_json(), self._config.backend
         return replies.ok(
             service=_SERVICE,
             version=__version__,
@@ -75,9 +80,9 @@ class StatusRoutes:
             codex_command=self._preflight.command,
             codex_version=self._preflight.version,
             bridge_load=self._executor.load(),
-            capabilities=dict(self._runtime.capabilities),
+            capabilities=dict(self._capabilities(self._verification.class_of(backend))),
             preflight=self._preflight.to_json(checks),
             codex_process=self._runtime.describe(),
             store=self._database.describe(),
-            verification=self._verification.describe(self._config.backend),
+            verification=self._verification.describe(backend),
         )

@@ -51,8 +51,8 @@ class ToolRoutes:
         body = await fields.read_object(request, frozenset(spec.properties))
         arguments = check_input(spec, body)
         live = await self._sessions.get(session_id)
+        await self._host_tools.check(live, name)
         if replies.wants_events(request):
-            await self._host_tools.check(live, name)
             return StreamResponse(
                 200,
                 replies.EVENT_STREAM,

@@ -1,13 +1,13 @@
 """Chat Completions as upstreams stream them: what one chunk of an answer says. No I/O.
 
-Upstreams differ: where the reasoning stands, whether a call's id and name come once or again, whether the usage has a
-chunk of its own. What is none of it is left out, and an error in the middle of a stream is told.
+Upstreams differ: where the reasoning stands, whether they stream at all, whether the usage has a chunk of its own. What is
+none of it is left out, and an error in the middle of a stream is told.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .. import log
@@ -15,6 +15,7 @@ from ..errors import BridgeError, CodexFailed, UpstreamFailed
 from ..limits import MAX_CHOICE_CHARACTERS, MAX_UPSTREAM_MESSAGE_CHARACTERS
 from . import json_codec
 from .jsonrpc import LineSplitter
+from .thoughts import ThoughtSplitter
 
 Json = dict[str, Any]
 _DONE = b"[DONE]"
@@ -42,7 +43,10 @@ class CallPiece:
 
 @dataclass(frozen=True, slots=True)
 class ChatDelta:
-    """What one chunk adds to the answer. `usage` is the upstream's own object, `reasoning_field` where reasoning stood."""
+    """What one chunk adds to the answer. `usage` is the upstream's own object, `reasoning_field` where reasoning stood.
+
+    `takes_back`: all text before it was reasoning, too.
+    """
 
     text: str = ""
     reasoning: str = ""
@@ -50,6 +54,7 @@ class ChatDelta:
     finish_reason: str | None = None
     usage: Json | None = None
     reasoning_field: str = field(default="", compare=False)
+    takes_back: bool = False
 
     @property
     def size(self) -> int:
@@ -59,18 +64,35 @@ class ChatDelta:
 
 
 class ChatReader:
-    """Reads the event stream of `/v1/chat/completions`. `is_done` after `[DONE]`, which not all upstreams send."""
+    """Reads an answer of `/v1/chat/completions`: an event stream, or the one JSON text of an upstream that does not stream.
+
+    `is_done` behind the JSON text, or after `[DONE]`, which not all upstreams send.
+    """
 
     def __init__(self) -> None:
         self._lines = LineSplitter()
+        self._thoughts = ThoughtSplitter()
+        # Known from the first byte that is no space: only JSON begins with a brace.
+        self._is_json: bool | None = None
         self._has_begun = False
         self.is_done = False
 
     def feed(self, piece: bytes) -> list[ChatDelta]:
-        """Take the stream's next bytes; raise `UpstreamFailed` for an error that stands in it, or what is no chunk.
+        """Take the next bytes; raise `UpstreamFailed` for an error that stands in them, or what is no chunk."""
+        if self._is_json is None and (start := piece.lstrip()):
+            self._is_json = start.startswith(b"{")
+        if self._is_json:
+            # One line is made of it: within texts line breaks are escaped.
+            piece = piece.replace(b"\n", b" ")
+        return self._read(piece)
 
-        An error's own object is in the exception's `details`, as `error`.
-        """
+    def end(self) -> list[ChatDelta]:
+        """Return what is still to be read at the answer's end; raise `UpstreamFailed` as `feed` does."""
+        deltas = self._read(b"\n") if self._is_json else []
+        rest = self._thoughts.end()
+        return [*deltas, ChatDelta(rest.said, rest.thought)]
+
+    def _read(self, piece: bytes) -> list[ChatDelta]:
         deltas = []
         try:
             lines = self._lines.feed(piece)
@@ -80,18 +102,28 @@ class ChatReader:
             if not self._has_begun:
                 self._has_begun = True
                 line = line.removeprefix(_BYTE_ORDER_MARK)
-            if not line.startswith(b"data:"):
+            if not (self._is_json or line.startswith(b"data:")):
                 continue  # a comment, an event's name, the empty line behind each
-            data = line[5:].strip()
+            data = line.removeprefix(b"data:").strip()
             if data == _DONE:
                 self.is_done = True
             elif data and not self.is_done:
-                deltas.append(read_chunk(data))
+                deltas.append(self._split(read_chunk(data)))
+                self.is_done = self._is_json is True
         return deltas
+
+    def _split(self, delta: ChatDelta) -> ChatDelta:
+        """Take what is thought out of a delta's text."""
+        split = self._thoughts.feed(delta.text)
+        if split.said == delta.text and not (split.thought or split.takes_back):
+            return delta
+        return replace(
+            delta, text=split.said, reasoning=delta.reasoning + split.thought, takes_back=split.takes_back
+        )
 
 
 def read_chunk(data: bytes) -> ChatDelta:
-    """Read one chunk, or a whole completion of an upstream that does not stream; raise `UpstreamFailed`."""
+    """Read one chunk, or a whole completion; raise `UpstreamFailed`."""
     try:
         chunk = json_codec.decode(data)
     except BridgeError:
@@ -103,10 +135,8 @@ def read_chunk(data: bytes) -> ChatDelta:
         message = log.redact(
             error_message(chunk)[: 2 * MAX_UPSTREAM_MESSAGE_CHARACTERS + MAX_CHOICE_CHARACTERS]
         )
-        raise UpstreamFailed(
-            f"The upstream broke its answer off: {message[:MAX_UPSTREAM_MESSAGE_CHARACTERS]}",
-            error=chunk["error"],
-        )
+        message = f"The upstream broke its answer off: {message[:MAX_UPSTREAM_MESSAGE_CHARACTERS]}"
+        raise failure(message, chunk["error"])
     choices = chunk.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
     # Some send a whole message in place of a delta.
@@ -124,6 +154,19 @@ def read_chunk(data: bytes) -> ChatDelta:
         finish if isinstance(finish, str) else None,
         usage if isinstance(usage, dict) else None,
         reasoning_field,
+    )
+
+
+def failure(message: str, error: Any, code: str | None = None, status: int | None = None) -> UpstreamFailed:
+    """Return a failure with what the gateway says in an error of its own: whether another try may mend it, and when."""
+    told = error if isinstance(error, dict) else {}
+    wait_s = told.get("retry_after_s")
+    return UpstreamFailed(
+        message,
+        passes=told.get("passes", True) is True,
+        retry_after_s=wait_s if type(wait_s) is int else 0,
+        code=code,
+        status=status,
     )
 
 

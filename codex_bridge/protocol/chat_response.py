@@ -3,8 +3,7 @@
 `ChatAnswer.feed` takes the upstream's bytes as they come and returns Codex's; `finish` ends the answer. Text and reasoning
 are passed on at once, tool calls when all is said: Codex starts them then. What arrives together is one delta.
 
-An upstream may answer with one JSON completion instead of a stream; both are read. What is wrong with an answer is raised
-as `UpstreamFailed`, by `finish` where it is empty or has no end. An answer that was cut off (`finish_reason` "length" or
+What is wrong with an answer is raised as `UpstreamFailed`, by `finish` where it is empty or has no end. An answer that was cut off (`finish_reason` "length" or
 "content_filter") is said as far as it goes, without its calls, which may be halves; `cut` tells why then.
 """
 
@@ -12,11 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..errors import InvalidJson, UpstreamFailed
-from ..limits import MAX_LINE_BYTES, MAX_MODEL_ANSWER_CHARACTERS
+from ..errors import UpstreamFailed
+from ..limits import MAX_MODEL_ANSWER_CHARACTERS
 from ..model import new_id
 from . import json_codec
-from .chat import CallPiece, ChatDelta, ChatReader, Json, read_chunk
+from .chat import ChatDelta, ChatReader, Json
+from .chat_calls import Calls
 from .chat_request import ToolBook
 from .openai import Usage, read_chat_usage
 
@@ -25,75 +25,6 @@ _CUT = {
     "length": ("max_output_tokens", "it is longer than the model or the upstream allows"),
     "content_filter": ("content_filter", "the upstream's content filter stopped it"),
 }
-
-
-class _Call:
-    """A tool call as its pieces come in."""
-
-    def __init__(self, piece: CallPiece) -> None:
-        self.id = piece.id
-        self.name = ""
-        self._arguments: list[str] = []
-        self.add(piece)
-
-    def add(self, piece: CallPiece) -> None:
-        self.id = self.id or piece.id
-        self.name = self.name or piece.name  # some say it with each piece
-        if piece.arguments:
-            self._arguments.append(piece.arguments)
-
-    def is_followed_by(self, piece: CallPiece) -> bool:
-        """Say whether a piece at the same index begins another call: not all upstreams count."""
-        if piece.id and self.id:
-            return piece.id != self.id
-        # Without an id a name begins one, where it does not come with each piece.
-        return bool(piece.name and not piece.id) and _is_json(self.arguments)
-
-    @property
-    def arguments(self) -> str:
-        return "".join(self._arguments)
-
-
-def _is_json(text: str) -> bool:
-    if not text.endswith("}"):
-        return False
-    try:
-        json_codec.decode(text.encode(errors="replace"))
-    except InvalidJson:
-        return False
-    return True
-
-
-class Calls:
-    """The tool calls of one answer, put together."""
-
-    def __init__(self) -> None:
-        self._calls: list[_Call] = []
-        self._open: dict[int, _Call] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._calls)
-
-    def add(self, piece: CallPiece) -> None:
-        """Take the next piece."""
-        call = self._open.get(piece.index)
-        if call is not None and not call.is_followed_by(piece):
-            call.add(piece)
-            return
-        self._open[piece.index] = call = _Call(piece)
-        self._calls.append(call)
-
-    def to_items(self, tools: ToolBook) -> list[Json]:
-        """Return the calls as Codex's items. One without an id gets one, one without a name is no call."""
-        seen: set[str] = set()
-        items = []
-        for call in self._calls:
-            if not call.name:
-                continue
-            call_id = call.id if call.id and call.id not in seen else new_id("call")
-            seen.add(call_id)
-            items.append(tools.to_item(call.name, call.arguments, call_id))
-        return items
 
 
 class _Item:
@@ -146,15 +77,12 @@ class ChatAnswer:
         self._tools = tools
         self._reader = ChatReader()
         self._id = new_id("resp")
-        # Known from the first byte that is no space: only JSON begins with a brace.
-        self._is_stream: bool | None = None
-        self._whole: list[bytes] = []
-        self._whole_size = 0
+        self._has_begun = False
         self._size = 0
         self._item: _Item | None = None
         self._items = 0
         # Space before the first word, which is said with it, or never.
-        self._space = ""
+        self._space: list[str] = []
         self._has_spoken = False
         self._calls = Calls()
         self._finish_reason: str | None = None
@@ -176,35 +104,28 @@ class ChatAnswer:
     def feed(self, piece: bytes) -> bytes:
         """Take the answer's next bytes; return what Codex is to read, which may be nothing."""
         begin = b""
-        if self._is_stream is None:
-            start = piece.lstrip()
-            if not start:
-                return b""
-            self._is_stream = not start.startswith(b"{")
+        if not self._has_begun:
+            self._has_begun = True
             begin = _event("response.created", response={"id": self._id, "status": "in_progress"})
-        if self._is_stream:
-            return begin + self._say(self._reader.feed(piece))
-        self._whole.append(piece)
-        self._whole_size += len(piece)
-        if self._whole_size > MAX_LINE_BYTES:
-            raise UpstreamFailed("The upstream's answer is larger than any answer.")
-        return begin
+        return begin + self._say(self._reader.feed(piece))
 
     def finish(self) -> bytes:
         """Return the end of the answer for Codex; raise `UpstreamFailed` where it is none."""
-        said = self._say([read_chunk(b"".join(self._whole))]) if self._whole else b""
+        said = self._say(self._reader.end())
         reason = self._finish_reason
-        if self._is_stream and reason is None and not self._reader.is_done:
+        if reason is None and not self._reader.is_done:
             raise UpstreamFailed("The upstream's answer broke off.", code="upstream_disconnected")
         if reason == "error":
             raise UpstreamFailed("The upstream's answer broke off by an error that it does not name.")
         said += self._end_item()
         if reason in _CUT:
             return said + self._end_cut(reason)
-        calls = self._calls.to_items(self._tools)
-        if not calls and not self._has_spoken:
+        self._calls.give_ids()
+        # One without a name is no call.
+        items = [self._tools.to_item(call.name, call.arguments, call.id) for call in self._calls if call.name]
+        if not items and not self._has_spoken:
             raise UpstreamFailed("The upstream's answer is empty.")
-        for item in calls:
+        for item in items:
             said += _event("response.output_item.done", output_index=self._items, item=item)
             self._items += 1
         return said + self._end("response.completed", {"status": "completed"})
@@ -235,6 +156,12 @@ class ChatAnswer:
         is_message = False
         for delta in deltas:
             self._measure(delta)
+            if (
+                delta.takes_back
+            ):  # what Codex was told cannot be taken back, but the answer is a message of its own
+                said += [self._write(is_message, "".join(run)) if run else b"", self._end_item()]
+                run.clear()
+                self._has_spoken = False
             for kind, text in ((False, delta.reasoning), (True, delta.text)):
                 if not text:
                     continue
@@ -245,7 +172,7 @@ class ChatAnswer:
                 run.append(text)
             for piece in delta.calls:
                 self._calls.add(piece)
-            if delta.reasoning:
+            if delta.reasoning_field:
                 self.reasoning_field = delta.reasoning_field
             self._finish_reason = delta.finish_reason or self._finish_reason
             self._usage = delta.usage or self._usage
@@ -264,11 +191,13 @@ class ChatAnswer:
     def _write(self, is_message: bool, text: str) -> bytes:
         if self._item is not None and self._item.is_message is is_message:
             return self._item.say(text)
-        if is_message:
-            text = self._space + text
-            self._space = "" if text.strip() else text
         if not text.strip():
+            if is_message:
+                self._space.append(text)
             return b""
+        if is_message:
+            text = "".join([*self._space, text])
+            self._space.clear()
         self._has_spoken = self._has_spoken or is_message
         ended = self._end_item()
         self._item = _Item(is_message, self._items)

@@ -7,8 +7,8 @@ What counts as a tool call, and what was merely shown:
 * Meant only at the end of the answer, and only when every call in it is one of a known tool with fields that fit: JSON in a fence
   without a name or named `json`, a bare JSON object that begins a line, a patch in a fence named `diff` or `text`. With prose behind
   it, it is an example: it is shown and not run, and `hint` says so.
-* Never: any other fence (a command in `sh` is an example), a fence within another, a quotation, code within a line, what a model
-  thinks (`<think>`). What stands behind a result that the model made up itself is dropped, calls and text.
+* Never: any other fence (a command in `sh` is an example), a fence within another, a quotation, code within a line.
+  What stands behind a result that the model made up itself is dropped, calls and text.
 
 Text is passed on at once, but for lines that may begin one of these; a block is held back until it is whole. Each character is
 looked at a bounded number of times, and a block that grows too long is text.
@@ -56,8 +56,7 @@ _TAGS = {
 }
 _RESULT_TAGS = frozenset({"<tool_response>", "<tool_result>"})
 _MISTRAL = "[TOOL_CALLS]"
-_THINK, _END_THINK = "<think>", "</think>"
-_MARKS = (*_TAGS, _MISTRAL, _THINK, _END_THINK)
+_MARKS = (*_TAGS, _MISTRAL)
 _BEGIN, _END = "*** Begin Patch", "*** End Patch"
 _FIRST_KEY = re.compile(r"(?:\[\s*)?\{\s*[\"']?(\w+)[\"']?\s*:")
 _CALL_KEY = re.compile(r"[\"'](?:tool|tool_name|tool_calls?|function_call|arguments)[\"']\s*:")
@@ -83,7 +82,6 @@ class _Kind(Enum):
     TAG = "tag"
     PATCH = "patch"
     BARE = "bare"
-    THOUGHT = "thought"
 
 
 @dataclass(slots=True)
@@ -109,16 +107,13 @@ class _Block:
     is_strict: bool = False
 
     def add(self, piece: str) -> None:
-        if self.kind is not _Kind.THOUGHT:
-            self.pieces.append(piece)
-            self.size += len(piece)
+        self.pieces.append(piece)
+        self.size += len(piece)
         self.line.append(piece)
         self.line_size += len(piece)
 
     def take_back(self, count: int) -> None:
         """Forget the last characters."""
-        if self.kind is _Kind.THOUGHT:
-            return
         self.pieces = ["".join(self.pieces)[: self.size - count]]
         self.size -= count
 
@@ -156,7 +151,7 @@ class Intent:
 
     @property
     def content(self) -> str:
-        """The answer without what the model thought, and without results that it made up."""
+        """The answer without results that the model made up."""
         return "".join(part.text for part in self.parts)
 
 
@@ -178,7 +173,6 @@ class IntentReader:
         self._waiting: list[tuple[str, list[Wish]]] = []
         self._waiting_size = 0
         self._blocks = 0
-        self._has_begun = False
         self._has_invented = False
 
     def feed(self, text: str) -> str:
@@ -270,16 +264,11 @@ class IntentReader:
         mark = line.lstrip(" ")
         if len(line) - len(mark) > 3 or self._blocks >= MAX_ACTIONS:
             self._say_start(line)
-        elif mark.startswith(_END_THINK):
-            self._end_lost_thought()
-            self._rest(mark[len(_END_THINK) :])
         elif (block := _open(line, mark)) is None or (
             block.is_result and not (self._wishes or self._waiting)
         ):
             if (found := _FENCE.fullmatch(line)) is not None and not _is_long(line):
                 self._display = _Block(_Kind.FENCE, False, found[2])
-            self._say_start(line)
-        elif block.kind is _Kind.THOUGHT and self._has_begun:
             self._say_start(line)
         else:
             self._block = block
@@ -325,7 +314,7 @@ class IntentReader:
     def _end_line(self, block: _Block, line: str) -> bool:
         """Close the block if this line of it is its last; say whether it was."""
         rest = ""
-        if block.kind in (_Kind.TAG, _Kind.THOUGHT):
+        if block.kind is _Kind.TAG:
             at = line.find(block.mark)
             if at < 0:
                 return False
@@ -349,13 +338,10 @@ class IntentReader:
     def _close(self, block: _Block, is_whole: bool) -> None:
         self._block = None
         self._is_plain = False
-        if block.kind is _Kind.THOUGHT:
-            return
         if block.is_result:
             self._confirm()
             self._has_invented = True
             return
-        self._has_begun = True
         wishes = _read(block, is_whole)
         flaw = find_flaw(wishes, self._tools)
         self._blocks += block.is_meant or flaw is None
@@ -382,11 +368,6 @@ class IntentReader:
         block.pieces = []
         self._say_start(raw)
 
-    def _end_lost_thought(self) -> None:
-        """Take back the calls so far: all of it was thinking, whose begin the upstream has kept to itself."""
-        self._settle_text()
-        self._waiting, self._wishes, self._parts = [], [], []
-
     # Text and actions -------------------------------------------------------------------------------
 
     def _act(self, raw: str, wishes: list[Wish]) -> None:
@@ -409,7 +390,6 @@ class IntentReader:
         self._show(text)
 
     def _show(self, text: str) -> None:
-        self._has_begun = self._has_begun or not text.isspace()
         if not self._has_invented:
             self._shown.append(text)
             self._said.append(text)
@@ -440,8 +420,6 @@ def _is_long(line: str) -> bool:
 
 def _open(line: str, mark: str) -> _Block | None:
     """Return the block that a line opens, if it opens one; `mark` is the line without its indent."""
-    if mark.startswith(_THINK):
-        return _Block(_Kind.THOUGHT, True, _END_THINK)
     tag = next((tag for tag in _TAGS if mark.startswith(tag)), None)
     if tag is not None:
         return _Block(_Kind.TAG, True, _TAGS[tag], tag, is_result=tag in _RESULT_TAGS)

@@ -8,9 +8,15 @@ from typing import Any
 from ..errors import Conflict
 from ..runtime import Ask, Emit, ExecutionClass, Runtime, TurnOutcome, TurnRequest
 
+# What the bridge can where it plays turns itself, which is told before it has to.
+LOOP_CAPABILITIES: Mapping[str, bool] = {
+    "deltas": True, "diffs": True, "interrupt": True, "resume": True, "images": True,
+    "background_commands": False, "approvals": True, "steer": True,
+}  # fmt: skip
+
 
 class ClassRuntime:
-    """Implements the `Runtime` port. What it can and how it is are told of the native one, which has processes.
+    """Implements the `Runtime` port. How it is is told of the native one, which has processes.
 
     `make` returns the runtime of another class, and is asked once, when the first turn needs it.
     """
@@ -21,6 +27,14 @@ class ClassRuntime:
         self._by_class = {ExecutionClass.NATIVE_TOOLS: native}
         self._playing: dict[str, Runtime] = {}
         self.capabilities: Mapping[str, bool] = native.capabilities
+
+    def capabilities_of(self, execution_class: ExecutionClass) -> Mapping[str, bool]:
+        """Return what turns of a class can."""
+        native = self._native.capabilities
+        if execution_class is ExecutionClass.NATIVE_TOOLS:
+            return native
+        # Where Codex cannot ask, the policy of all sessions is not to.
+        return {**LOOP_CAPABILITIES, "approvals": native["approvals"]}
 
     async def run_turn(self, request: TurnRequest, emit: Emit, ask: Ask) -> TurnOutcome:
         """Run one turn; see `Runtime`."""

@@ -28,9 +28,10 @@ _ENDED = -1
 class Answer:
     """One answer of the model while it streams: first a `reasoning`, where it tells any, then an `agentMessage`."""
 
-    def __init__(self, emit: Emit, reader: AnswerReader) -> None:
+    def __init__(self, emit: Emit, make_reader: Callable[[], AnswerReader]) -> None:
         self._emit = emit
-        self._reader = reader
+        self._make_reader = make_reader
+        self._reader = make_reader()
         self._reasoning = _Text(emit, _reasoning_item, "item.reasoning.delta")
         self._message = _Text(emit, _message_item, "item.agent_message.delta")
         self._size = 0
@@ -45,8 +46,10 @@ class Answer:
         if self._size > MAX_MODEL_ANSWER_CHARACTERS:
             raise UpstreamFailed(
                 f"The model's answer has more than {MAX_MODEL_ANSWER_CHARACTERS} characters.",
-                error={"passes": False},
+                passes=False,
             )
+        if delta.takes_back:
+            self._take_back()
         self._reasoning.add(delta.reasoning)
         self._say(self._reader.feed(delta))
 
@@ -62,6 +65,14 @@ class Answer:
         if closing:
             self._message.add(f"\n\n{closing}" if self._message.is_open else closing)
         self._message.complete()
+
+    def _take_back(self) -> None:
+        """Tell as a thought what was taken for the answer."""
+        self._reader = self._make_reader()
+        thought = self._message.drop()
+        if thought:
+            self.void("What was said so far were the model's thoughts.")
+            self._reasoning.add(thought)
 
     def void(self, why: str) -> None:
         """Take back what was said of an answer that cannot be used, and say why the model is asked again."""
@@ -101,8 +112,14 @@ class _Text:
     def complete(self) -> None:
         if self.is_open:
             self._emit({"type": "item.completed", "item": self._make(self._id, "".join(self._pieces))})
-            self._id = ""
-            self._pieces.clear()
+            self.drop()
+
+    def drop(self) -> str:
+        """Begin anew; return the text so far."""
+        text = "".join(self._pieces)
+        self._id = ""
+        self._pieces.clear()
+        return text
 
 
 class ToolItem:

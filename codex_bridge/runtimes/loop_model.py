@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
 from ..adapters.http_client import ClientResponse, HttpClient, Origin
 from ..errors import BridgeError, UpstreamFailed
 from ..protocol import json_codec
-from ..protocol.chat import ChatDelta, ChatReader
+from ..protocol.chat import ChatDelta, ChatReader, failure
 from ..runtime import ModelRoute
 
 Json = dict[str, Any]
@@ -29,7 +29,7 @@ class Model:
     async def ask(self, fields: Json, on_delta: Callable[[ChatDelta], None]) -> None:
         """Send one request, and tell its answer as it comes.
 
-        Raises `UpstreamFailed`; `is_passing` says whether another try may mend that. Cancelled, it closes the connection.
+        Raises `UpstreamFailed`. Cancelled, it closes the connection.
         """
         asked: Json = {"stream": True, "stream_options": {"include_usage": True}, **fields}
         if self._name is not None:
@@ -52,28 +52,22 @@ class Model:
 
 async def _read_answer(answer: ClientResponse, on_delta: Callable[[ChatDelta], None]) -> None:
     reader, has_ended = ChatReader(), False
+
+    def take(deltas: list[ChatDelta]) -> None:
+        nonlocal has_ended
+        for delta in deltas:
+            has_ended = has_ended or delta.finish_reason is not None
+            on_delta(delta)
+
     try:
-        async for piece in _iter_stream(answer):
-            for delta in reader.feed(piece):
-                has_ended = has_ended or delta.finish_reason is not None
-                on_delta(delta)
+        async for piece in answer.iter_body():
+            take(reader.feed(piece))
     except UpstreamFailed:
         if not reader.is_done:  # else all is said, and how the connection ends does not matter
             raise
+    take(reader.end())
     if not (reader.is_done or has_ended):
         raise UpstreamFailed("The upstream ended its answer in the middle.", code="upstream_disconnected")
-
-
-async def _iter_stream(answer: ClientResponse) -> AsyncIterator[bytes]:
-    """Yield an answer as an event stream. Some upstreams stream nothing, and send the whole as one JSON text."""
-    is_whole = answer.head.headers.get("content-type", "").lower().startswith("application/json")
-    if is_whole:
-        yield b"data: "
-    async for piece in answer.iter_body():
-        # Line breaks in JSON are white space: within texts they are escaped.
-        yield piece.replace(b"\n", b" ") if is_whole else piece
-    if is_whole:
-        yield b"\n"
 
 
 async def _read_refusal(answer: ClientResponse) -> UpstreamFailed:
@@ -84,17 +78,4 @@ async def _read_refusal(answer: ClientResponse) -> UpstreamFailed:
         message, code = str(error["message"]), str(error["code"])
     except (BridgeError, KeyError, TypeError):
         return UpstreamFailed(f"The gateway answered {status}.")
-    return UpstreamFailed(message, code=code, status=status, error=error)
-
-
-def is_passing(problem: UpstreamFailed) -> bool:
-    """Say whether another try may mend a failure: the gateway says so, and what broke on the way may hold."""
-    error = problem.details.get("error")
-    return not isinstance(error, dict) or error.get("passes", True) is True
-
-
-def read_wait(problem: UpstreamFailed) -> int:
-    """Return the seconds that an upstream asks to wait, 0 when it does not."""
-    error = problem.details.get("error")
-    wait_s = error.get("retry_after_s") if isinstance(error, dict) else None
-    return wait_s if type(wait_s) is int else 0
+    return failure(message, error, code, status)

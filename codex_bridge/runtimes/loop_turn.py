@@ -24,7 +24,7 @@ from .dialect import Dialect, Reply, ToolCall
 from .loop_calls import Accepted, Calls, TurnCancelled
 from .loop_conversation import Conversation
 from .loop_items import Answer
-from .loop_model import Model, is_passing, read_wait
+from .loop_model import Model
 from .loop_prompt import system_text, user_message
 
 Json = dict[str, Any]
@@ -139,7 +139,7 @@ class LoopTurn:
         tries = halvings = 0
         self._trim(conversation)
         while True:
-            answer = Answer(self._emit, self._dialect.reader())
+            answer = Answer(self._emit, self._dialect.reader)
             fields = {"messages": conversation.messages(), **self._dialect.request_fields()}
             try:
                 await self._model.ask(fields, answer.take)
@@ -149,12 +149,12 @@ class LoopTurn:
                     self._thread.budget = conversation.size // 2
                     if self._trim(conversation):
                         continue
-                if not is_passing(problem) or tries == STREAM_RETRIES:
+                if not problem.passes or tries == STREAM_RETRIES:
                     raise
                 tries += 1
                 message = f"Trying again, {tries}/{STREAM_RETRIES}: {problem.message}"
                 self._emit({"type": "warning", "message": message, "code": RETRYING})
-                await asyncio.sleep(read_wait(problem) or RETRY_DELAY_S * 2 ** (tries - 1))
+                await asyncio.sleep(problem.retry_after_s or RETRY_DELAY_S * 2 ** (tries - 1))
             else:
                 # Four characters are a token, where nobody counts them.
                 self._count_tokens(answer.tokens or conversation.size // 4)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from ..adapters.http_client import HttpClient
@@ -17,6 +17,7 @@ from ..errors import Conflict
 from ..limits import MAX_LOADED_THREADS
 from ..runtime import Ask, Emit, Failure, TurnOutcome, TurnRequest, TurnStatus
 from ..workspace.tools import Tools
+from .by_class import LOOP_CAPABILITIES
 from .dialect import Dialect
 from .loop_calls import Calls
 from .loop_model import Model
@@ -26,10 +27,7 @@ from .loop_turn import LoopTurn, Thread
 class ToolLoopRuntime:
     """Implements the `Runtime` port for one dialect, which is made anew for each turn. `client` reaches the gateway: on loopback, without proxies."""
 
-    capabilities: Mapping[str, bool] = {
-        "deltas": True, "diffs": True, "interrupt": True, "resume": True, "images": True,
-        "background_commands": False, "approvals": True, "steer": True,
-    }  # fmt: skip
+    capabilities = LOOP_CAPABILITIES
 
     def __init__(self, make_dialect: Callable[[], Dialect], tools: Tools, client: HttpClient) -> None:
         self._make_dialect = make_dialect

@@ -7,8 +7,7 @@ Codex keeps the tokens; none is ever seen here. A device login is in one of thes
             -> expired      nobody entered the code in time
             -> cancelled    somebody signed out, or began another one
 
-What is known of the account is asked of Codex by one task that all who wait share. It is told anew by Codex's
-notifications, and asked again when it is old.
+What is `known` of the account (`KnownAccount`) is told anew by Codex's notifications.
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ from typing import Any
 
 from .. import log
 from ..errors import CodexFailed
-from ..limits import ACCOUNT_RECHECK_S, ACCOUNT_WAIT_S, HEALTH_ACCOUNT_WAIT_S
 from ..model import now_ms
 from ..providers import AuthMode
 from ..runtime import (
@@ -35,6 +33,7 @@ from ..runtime import (
     LoginEnded,
     LoginStarted,
 )
+from .account import KnownAccount
 
 HOW_TO_SIGN_IN = "GET /auth/device, or `codex login` in a terminal, begins a sign-in with ChatGPT; a provider with a key needs none."
 
@@ -104,13 +103,7 @@ class DeviceAuth:
         self.login: DeviceLogin | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._starting: asyncio.Task[None] | None = None
-        # What Codex said last, None when it is not known; and why it is not.
-        self.account: Account | None = None
-        self.problem: Failure | None = None
-        self._asking: asyncio.Task[None] | None = None
-        self._asking_since = 0.0
-        self._asked_at: float | None = None
-        self._must_ask_again = False
+        self.known = KnownAccount(accounts)
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
         accounts.follow(self._on_event)
@@ -137,35 +130,23 @@ class DeviceAuth:
         """Return what is known now."""
         if not self.is_used:
             return LoginStatus.NOT_REQUIRED
-        if self.account is not None and self.account.is_ready:
+        if self.known.is_ready:
             return LoginStatus.LOGGED_IN
         if self.is_pending:
             return LoginStatus.PENDING
-        return LoginStatus.UNKNOWN if self.account is None else LoginStatus.LOGGED_OUT
+        return LoginStatus.UNKNOWN if self.known.account is None else LoginStatus.LOGGED_OUT
 
     async def status_for_health(self) -> LoginStatus:
         """Return what is known, asking in the background; wait a moment only while nothing is."""
-        if not self.is_used:
-            return LoginStatus.NOT_REQUIRED
-        now = asyncio.get_running_loop().time()
-        if self._asked_at is None or now - self._asked_at > ACCOUNT_RECHECK_S:
-            self._ask()
-        if self.account is None and self._asking is not None:
-            # One that has waited in vain is enough: the others see that it takes long.
-            left_s = self._asking_since + HEALTH_ACCOUNT_WAIT_S - now
-            if left_s > 0:
-                await asyncio.wait([self._asking], timeout=left_s)
+        if self.is_used:
+            await self.known.glance()
         return self.status()
-
-    async def look(self) -> None:
-        """Ask Codex who is signed in; wait `ACCOUNT_WAIT_S` for its answer."""
-        await asyncio.wait([self._ask()], timeout=ACCOUNT_WAIT_S)
 
     async def find_obstacle(self) -> Failure | None:
         """Return why a turn with Codex's own sign-in cannot succeed, None when it may."""
-        if self.account is None or not self.account.is_ready:
-            await self.look()
-        account = self.account
+        if not self.known.is_ready:
+            await self.known.look()
+        account = self.known.account
         if account is None or account.is_ready:
             return None
         reason = (
@@ -179,7 +160,7 @@ class DeviceAuth:
         """Return why a turn failed, in words that say what to do where the sign-in was not taken."""
         if failure.code != "unauthorized":
             return failure
-        self.account = None  # whatever was known: the next turn asks first
+        self.known.account = None  # whatever was known: the next turn asks first
         self._on_changed()
         return Failure(
             "Codex's sign-in is not taken any more; POST /auth/logout, then GET /auth/device for a new one. "
@@ -193,12 +174,12 @@ class DeviceAuth:
         Raises `CodexFailed` with the code `sign_in_failed`.
         """
         if not self.is_pending and self._starting is None:
-            await self.look()
-        if self.account is not None and self.account.is_ready:
+            await self.known.look()
+        if self.known.is_ready:
             return None
         if not self.is_pending:
-            if self.problem is not None and self.problem.code != "codex_failed":
-                raise _not_begun(self.problem.message)  # there is no Codex that could
+            if self.known.problem is not None and self.known.problem.code != "codex_failed":
+                raise _not_begun(self.known.problem.message)  # there is no Codex that could
             if self._starting is None:
                 self._starting = self._spawn(self._start(), "start of a device login")
                 self._starting.add_done_callback(self._on_start_done)
@@ -223,7 +204,7 @@ class DeviceAuth:
             await self._accounts.sign_out()
         except CodexFailed as problem:
             raise CodexFailed(f"Codex did not sign out: {problem.message}", code="sign_out_failed") from None
-        self.account = Account(None)
+        self.known.account = Account(None)
         self._on_changed()
         log.info("signed out of Codex's own account")
 
@@ -235,6 +216,7 @@ class DeviceAuth:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
+        await self.known.stop()
 
     # Events ---------------------------------------------------------------------------------------
 
@@ -249,7 +231,7 @@ class DeviceAuth:
                 self._on_changed()
             case CodexLost(reason):
                 self._end_login(DeviceLoginStatus.FAILED, reason)
-                self._asked_at = None  # the next Codex reads its files anew
+                self.known.expire()  # the next Codex reads its files anew
 
     def _on_started(self, event: LoginStarted) -> None:
         self._end_login(DeviceLoginStatus.CANCELLED)
@@ -261,7 +243,7 @@ class DeviceAuth:
         if error is None:
             self._end_login(DeviceLoginStatus.COMPLETED)
             # True from this moment; the details follow.
-            self.account = Account("chatgpt")
+            self.known.account = Account("chatgpt")
         else:
             self._end_login(DeviceLoginStatus.FAILED, error)
         self._on_changed()
@@ -279,11 +261,10 @@ class DeviceAuth:
         return True
 
     def _on_changed(self) -> None:
-        """Ask Codex anew; what it answers to a question under way may be old already."""
-        self._asked_at = None
-        self._must_ask_again = self._asking is not None
+        """Ask Codex anew."""
+        self.known.note_change()
         if self.is_used and not self._stopping:
-            self._ask()
+            self.known.ask()
 
     # Codex ----------------------------------------------------------------------------------------
 
@@ -303,31 +284,6 @@ class DeviceAuth:
             await self._accounts.cancel_device_login(login_id)
         except CodexFailed:
             log.warning("Codex did not give up a sign-in whose time was over; it ends by itself")
-
-    def _ask(self) -> asyncio.Task[None]:
-        if self._asking is None:
-            self._asking_since = asyncio.get_running_loop().time()
-            self.problem = None
-            self._asking = self._spawn(self._read(), "question for the account")
-            self._asking.add_done_callback(self._on_asked)
-        return self._asking
-
-    def _on_asked(self, task: asyncio.Task[None]) -> None:
-        self._asking = None
-        self._asked_at = asyncio.get_running_loop().time()
-
-    async def _read(self) -> None:
-        while True:
-            self._must_ask_again = False
-            account: Account | None = None
-            failure: Failure | None = None
-            try:
-                account = await self._accounts.read()
-            except CodexFailed as problem:
-                failure = Failure(problem.message, problem.code)
-            if not self._must_ask_again:
-                self.account, self.problem = account, failure
-                return
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         task = asyncio.create_task(work, name=name)

@@ -58,8 +58,7 @@ _WAITING_ERROR_CODE = "rate_limit_exceeded"
 _PASSING_ERROR_CODE = "server_error"
 
 OnUsage = Callable[[Usage], None]
-# What an upstream answered, and what makes a reply of it when it is none of its refusals.
-_Asked = tuple[ClientResponse, Callable[[], Response | StreamResponse]]
+Reply = Response | StreamResponse
 
 
 def _tell_nobody(event: Event) -> None:
@@ -121,7 +120,7 @@ class Gateway:
         """Return the API in which an upstream has answered Codex's requests, None while that is not known."""
         return self._wires.wire_of(upstream)
 
-    async def handle(self, request: Request) -> Response | StreamResponse:
+    async def handle(self, request: Request) -> Reply:
         """Pass one model request on."""
         given = (request.header("authorization") or "").encode("latin-1")
         session_id, _, rest = request.path.lstrip("/").partition("/")
@@ -137,12 +136,11 @@ class Gateway:
             return await self._forward(request, lease, rest)
         except UpstreamFailed as problem:
             lease.failure = _failure(problem)
-            if problem.code == "upstream_timeout" and rest == _CODEX:
-                # Silence would be followed by as much silence again: Codex is told to give up.
+            if not problem.passes and rest == _CODEX:  # Codex is told to give up
                 return _failed_response(problem.message, _FINAL_ERROR_CODE)
             return _error_response(problem)
 
-    async def _forward(self, request: Request, lease: _Lease, rest: str) -> Response | StreamResponse:
+    async def _forward(self, request: Request, lease: _Lease, rest: str) -> Reply:
         # Gathered, so that it can be sent again when a resting connection breaks: it is Codex's, and on loopback.
         body = await request.read_body(MAX_GATEWAY_BODY_BYTES)
         wires: tuple[WireApi, ...] = (WireApi.RESPONSES,)
@@ -155,38 +153,40 @@ class Gateway:
         if rest == _CODEX:
             return await self._answer_codex(request, lease, body, wires)
         answer = await self._send(request, lease, rest, body)
-        if _is_refused(request, answer):
-            return _refuse(request, Refusal(answer, await answer.read_error_text()), lease)
+        if isinstance(answer, Refusal):
+            return _refuse(request, answer, lease)
         return _pass_through(request, answer, lease, rest)
 
     async def _answer_codex(
         self, request: Request, lease: _Lease, body: bytes, wires: tuple[WireApi, ...]
-    ) -> Response | StreamResponse:
+    ) -> Reply:
         """Ask in each of these APIs until the upstream has it."""
         refusals: list[Refusal] = []
         for wire in wires:
             ask = self._ask_chat if wire is WireApi.CHAT_COMPLETIONS else self._ask_responses
-            answer, reply = await ask(request, lease, body)
-            if not _is_refused(request, answer):
+            reply = await ask(request, lease, body)
+            if not isinstance(reply, Refusal):
                 self._wires.note(lease.upstream, wire)
-                return reply()
-            refusals.append(Refusal(answer, await answer.read_error_text()))
+                return reply
+            refusals.append(reply)
             if not refusals[-1].is_of_the_address:
                 return _refuse(request, refusals[-1], lease)
             self._wires.forget(lease.upstream, wire)
         return _refuse(request, refusals[0], lease)
 
-    async def _ask_responses(self, request: Request, lease: _Lease, body: bytes) -> _Asked:
+    async def _ask_responses(self, request: Request, lease: _Lease, body: bytes) -> Reply | Refusal:
         answer = await self._send(request, lease, _CODEX, body)
-        return answer, lambda: _pass_through(request, answer, lease, _CODEX)
+        return answer if isinstance(answer, Refusal) else _pass_through(request, answer, lease, _CODEX)
 
-    async def _ask_chat(self, request: Request, lease: _Lease, body: bytes) -> _Asked:
-        upstream = lease.upstream
+    async def _ask_chat(self, request: Request, lease: _Lease, body: bytes) -> Reply | Refusal:
         from ..protocol.chat_request import to_chat  # late, both: few bridges translate
         from ..protocol.chat_response import ChatAnswer
 
+        upstream = lease.upstream
         asked = to_chat(json_codec.decode(body), self._wires.reasoning_field(upstream))
         answer = await self._send(request, lease, _LOOP, json_codec.encode(asked.body))
+        if isinstance(answer, Refusal):
+            return answer
         words = ChatAnswer(asked.tools)
 
         def on_end() -> None:
@@ -198,19 +198,42 @@ class Gateway:
 
         def on_failure(problem: UpstreamFailed) -> bytes:
             lease.failure = _failure(problem)
-            is_final = problem.code == "upstream_timeout" or problem.details.get("passes") is False
-            code = _FINAL_ERROR_CODE if is_final else _PASSING_ERROR_CODE
+            code = _PASSING_ERROR_CODE if problem.passes else _FINAL_ERROR_CODE
             return b"\n\n" + _failed_event(problem.message, code)
 
-        def reply() -> StreamResponse:
-            _tell_left_out(lease, asked.left_out)
-            return stream_translated(request, answer, words, on_end, on_failure)
+        _tell_left_out(lease, asked.left_out)
+        return stream_translated(request, answer, words, on_end, on_failure)
 
-        return answer, reply
+    async def _send(
+        self, request: Request, lease: _Lease, rest: str, body: bytes
+    ) -> ClientResponse | Refusal:
+        """Ask the upstream. One that refuses `stream_options` is asked without, and from then on where that has helped."""
+        if rest != _LOOP:
+            return await self._send_once(request, lease, rest, body)
+        is_known = self._wires.refuses_options(lease.upstream)
+        answer = await self._send_once(request, lease, rest, _without_options(body) if is_known else body)
+        if is_known or not isinstance(answer, Refusal) or not answer.is_of_options:
+            return answer
+        answer = await self._send_once(request, lease, rest, _without_options(body))
+        if not isinstance(answer, Refusal):
+            self._wires.note_refused_options(lease.upstream)
+        return answer
 
-    async def _send(self, request: Request, lease: _Lease, rest: str, body: bytes) -> ClientResponse:
+    async def _send_once(
+        self, request: Request, lease: _Lease, rest: str, body: bytes
+    ) -> ClientResponse | Refusal:
         target = f"{lease.upstream.path}/{rest}" + (f"?{request.query}" if request.query else "")
-        return await forward.send(self._client, lease.upstream, request, target, body, _NOT_ASKED)
+        answer = await forward.send(self._client, lease.upstream, request, target, body, _NOT_ASKED)
+        # A redirect too: Codex would follow it to wherever it leads.
+        is_refused = answer.head.status >= 300 or _is_web_page(answer)
+        return Refusal(answer, await answer.read_error_text()) if is_refused else answer
+
+
+def _without_options(body: bytes) -> bytes:
+    """Return a request that does not ask for what its answer will have used."""
+    asked = json_codec.decode(body)
+    asked.pop("stream_options", None)
+    return json_codec.encode(asked)
 
 
 def _tell_left_out(lease: _Lease, names: tuple[str, ...]) -> None:
@@ -222,20 +245,12 @@ def _tell_left_out(lease: _Lease, names: tuple[str, ...]) -> None:
         lease.emit({"type": "warning", "code": "left_out", "message": message})
 
 
-def _is_refused(request: Request, answer: ClientResponse) -> bool:
-    # A redirect too: Codex would follow it to wherever it leads.
-    return (answer.head.status >= 300 and request.method != "HEAD") or _is_web_page(answer)
-
-
-def _pass_through(
-    request: Request, answer: ClientResponse, lease: _Lease, rest: str
-) -> Response | StreamResponse:
+def _pass_through(request: Request, answer: ClientResponse, lease: _Lease, rest: str) -> Reply:
     """Return an answer as it comes."""
 
     def on_failure(problem: UpstreamFailed) -> bytes | None:
         lease.failure = _failure(problem)
-        # No second silence: Codex is told to give up.
-        if problem.code != "upstream_timeout":
+        if problem.passes:
             return None
         if rest == _LOOP:
             return b"\n\ndata: " + _encode_error(problem) + b"\n\n"
@@ -251,7 +266,7 @@ def _pass_through(
     return forward.stream_through(request, answer, on_failure, on_piece)
 
 
-def _refuse(request: Request, refusal: Refusal, lease: _Lease) -> Response | StreamResponse:
+def _refuse(request: Request, refusal: Refusal, lease: _Lease) -> Reply:
     """Answer what the upstream refused, so that Codex tries again only where that can help."""
     answer, body = refusal.answer, refusal.body
     status = answer.head.status
@@ -314,11 +329,10 @@ def _error_response(problem: UpstreamFailed) -> Response:
 
 
 def _encode_error(problem: UpstreamFailed) -> bytes:
-    """Return an error in the shape of OpenAI's API, which clients know; `passes`: another try may mend it."""
+    """Return an error in the shape of OpenAI's API, which clients know, with what `protocol.chat.failure` reads."""
     error = {"message": problem.message, "type": "codex_bridge_error", "code": problem.code}
-    # Silence would be followed by as much silence again; what broke may hold the next time.
-    passes = problem.code != "upstream_timeout"
-    return json_codec.encode({"error": {**error, "passes": passes, **problem.details}})
+    more = {"passes": problem.passes, "retry_after_s": problem.retry_after_s}
+    return json_codec.encode({"error": {**error, **more}})
 
 
 def _failed_response(message: str, code: str) -> Response:

@@ -207,8 +207,12 @@ class Preflight:
         obstacle = await auth.find_obstacle()
         if obstacle is not None:
             return Check("sign_in", Status.FAILED, obstacle.message)
-        if auth.account is None:
-            message = auth.problem.message if auth.problem else "Codex does not say whether it is signed in."
+        if auth.known.account is None:
+            message = (
+                auth.known.problem.message
+                if auth.known.problem
+                else "Codex does not say whether it is signed in."
+            )
             return Check("sign_in", Status.UNKNOWN, message)
         return Check("sign_in", Status.OK, "Codex is signed in.")
 

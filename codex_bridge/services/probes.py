@@ -145,6 +145,8 @@ class Probes:
         async for piece in self._send("POST", "chat/completions", body):
             for delta in reader.feed(piece):
                 yield delta
+        for delta in reader.end():
+            yield delta
 
     def _body(self, **fields: Any) -> bytes:
         if self._model is None:

@@ -41,23 +41,8 @@ class HostTools:
 
     async def check(self, live: LiveSession, name: str) -> None:
         """Raise what speaks against running a tool now."""
-        self._check_capacity()
-        await self._check_place(live, name)
-
-    def _check_capacity(self) -> None:
-        if self._is_stopped:
-            raise _stopping()
-        if len(self._running) >= MAX_HOST_TOOLS:
-            raise Unavailable(
-                f"The bridge is busy: {len(self._running)} tools run. Try again later.",
-                code="busy",
-                headers=(("Retry-After", str(BUSY_RETRY_AFTER_S)),),
-            )
-
-    async def _check_place(self, live: LiveSession, name: str) -> None:
+        self._check_free(live)
         session = live.session
-        if live.is_deleted:
-            raise NotFound(f"There is no session {session.id!r}.", code="session_not_found")
         if not is_unmoved(session.workspace_root):
             raise Conflict(MOVED.message, code=MOVED.code)
         mode = _sandbox_mode(name, session.sandbox_mode)
@@ -66,17 +51,28 @@ class HostTools:
             status = 503 if obstacle.code == "sandbox_unavailable" else CodexFailed.status
             raise CodexFailed(obstacle.message, code=obstacle.code, status=status)
 
+    def _check_free(self, live: LiveSession) -> None:
+        if self._is_stopped:
+            raise _stopping()
+        if live.is_deleted:
+            raise NotFound(f"There is no session {live.session.id!r}.", code="session_not_found")
+        if len(self._running) >= MAX_HOST_TOOLS:
+            raise Unavailable(
+                f"The bridge is busy: {len(self._running)} tools run. Try again later.",
+                code="busy",
+                headers=(("Retry-After", str(BUSY_RETRY_AFTER_S)),),
+            )
+
     async def run(
         self, live: LiveSession, name: str, arguments: dict[str, Any], on_output: OnOutput | None = None
     ) -> ToolResult:
-        """Run a tool with checked input. It ends with whoever waits for it; raise what `check` raises."""
+        """Run a tool with checked input, after a `check`. It ends with whoever waits for it."""
         task = asyncio.current_task()
         assert task is not None
-        self._check_capacity()
+        self._check_free(live)  # all else has been looked at just now
         place = Place(live.session.workspace_root, live.session.sandbox_mode)
         self._running[task] = live.session.id
         try:
-            await self._check_place(live, name)
             return await self._tools.run(name, arguments, place, on_output)
         except asyncio.CancelledError:
             reason = self._reasons.get(task)

@@ -11,7 +11,7 @@ import asyncio
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .. import log
 from ..adapters.http_client import ClientResponse, Origin
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 # How servers say that they do not know an address.
 _UNKNOWN_ADDRESS = frozenset({404, 405, 501})
+# How they say that they do not know a field of the request.
+_UNKNOWN_FIELD = frozenset({400, 422})
 _UNKNOWN_MODEL = re.compile(r"(?i)\bmodel\b.*(not found|not exist|unknown|no such)|(no such|unknown) model")
 
 
@@ -42,6 +44,11 @@ class Refusal:
     def is_of_the_address(self) -> bool:
         """Say whether the upstream does not have this API, as far as that can be told."""
         return self.answer.head.status in _UNKNOWN_ADDRESS and not _is_about_a_model(self.body)
+
+    @property
+    def is_of_options(self) -> bool:
+        """Say whether the upstream refuses to be asked for what an answer has used."""
+        return self.answer.head.status in _UNKNOWN_FIELD and b"stream_options" in self.body
 
 
 def _is_about_a_model(body: bytes) -> bool:
@@ -68,6 +75,8 @@ class WireBook:
 
     def __init__(self) -> None:
         self._known: dict[tuple[Origin, str], _Known] = {}
+        # Those that do not take `stream_options`.
+        self._without_options: dict[tuple[Origin, str], None] = {}
 
     def wire_of(self, upstream: Upstream) -> WireApi | None:
         """Return the API that an upstream has answered in, None while that is not known."""
@@ -90,8 +99,7 @@ class WireBook:
         if known is not None and known.wire is wire and _age(known) <= WIRE_RECHECK_S:
             return
         self._known[place] = _Known(wire, _now(), known.reasoning_field if known else None)
-        while len(self._known) > MAX_KNOWN_UPSTREAMS:
-            del self._known[next(iter(self._known))]
+        _forget_oldest(self._known)
         if wire is WireApi.CHAT_COMPLETIONS and (known is None or known.wire is not wire):
             log.info("Codex's requests reach %s%s as chat completions", *place)
 
@@ -99,6 +107,14 @@ class WireBook:
         """Forget an API that has ceased to work."""
         if self.wire_of(upstream) is wire:
             del self._known[upstream.origin, upstream.path]
+
+    def refuses_options(self, upstream: Upstream) -> bool:
+        return (upstream.origin, upstream.path) in self._without_options
+
+    def note_refused_options(self, upstream: Upstream) -> None:
+        """Remember that an upstream does not take `stream_options`."""
+        self._without_options[upstream.origin, upstream.path] = None
+        _forget_oldest(self._without_options)
 
     def reasoning_field(self, upstream: Upstream) -> str | None:
         known = self._known.get((upstream.origin, upstream.path))
@@ -109,6 +125,11 @@ class WireBook:
         known = self._known.get((upstream.origin, upstream.path))
         if known is not None and field is not None:
             known.reasoning_field = field
+
+
+def _forget_oldest(known: dict[tuple[Origin, str], Any]) -> None:
+    while len(known) > MAX_KNOWN_UPSTREAMS:
+        del known[next(iter(known))]
 
 
 def _now() -> float:

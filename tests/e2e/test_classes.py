@@ -137,7 +137,10 @@ def test_the_tasks(bridge: BridgeFactory, upstream: Upstream, kind: str, executi
 
     seen = play(one, models.edit("hello.txt", "old", "new"))
     assert_completed(seen)
-    assert_edited(one, seen, has_diffs=(kind, execution_class) != (EXEC, NATIVE))
+    has_diffs = (kind, execution_class) != (EXEC, NATIVE)
+    told = one.get("/runtime/info").json["capabilities"]
+    assert (told["deltas"], told["diffs"], told["approvals"]) == (has_diffs, has_diffs, kind != EXEC)
+    assert_edited(one, seen, has_diffs=has_diffs)
 
     seen = play(one, models.run("echo said; exit 3"))
     assert_completed(seen)

@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
-from codex_bridge import limits
 from codex_bridge.errors import UpstreamFailed
-from codex_bridge.protocol import chat_response
+from codex_bridge.protocol import jsonrpc
 from codex_bridge.protocol.chat_request import ToolBook
 from codex_bridge.protocol.chat_response import ChatAnswer
 
@@ -152,6 +151,16 @@ ANSWERS: dict[str, tuple[bytes, Short]] = {
     "freeform and namespace": (
         call(0, "1", "apply_patch", '{"input":"x"}') + call(1, "2", "agents__spawn", "{}") + CALLS + DONE,
         [("custom_tool_call", "", "apply_patch", "x"), ("function_call", "agents", "spawn", "{}")]),
+    "thoughts in the text": (
+        chunk(content="<think>Hm") + chunk(content="m.</think>") + chunk(content="\n\nHello") + STOP + DONE,
+        [*thought("Hmm."), *spoken("\n\nHello")]),
+    "thoughts in the text, before a call": (
+        chunk(content="<think>\nHmm.\n</think>\n") + call(0, "1", "run", "{}") + CALLS + DONE, [*thought("\nHmm.\n"), run()]),
+    "thoughts in the text whose begin is lost": (
+        chunk(content="Hmm.\n") + chunk(content="</think>") + chunk(content="Hello") + STOP + DONE, [*spoken("Hmm.\n"), *spoken("Hello")]),
+    "a whole completion with thoughts in the text": (
+        json.dumps({"choices": [{"message": {"content": "<think>Hmm.</think>Hello"}}]}).encode(), [*thought("Hmm."), *spoken("Hello")]),
+    "the begin of a mark at the end": (chunk(content="Hello\n</th") + STOP + DONE, spoken("Hello\n</th")),
     "behind the end": (chunk(content="a") + STOP + DONE + b"data: \n\ndata: {\n\n", spoken("a")),
     "a whole completion": (
         json.dumps({"object": "chat.completion", "choices": [{"message": {
@@ -255,10 +264,12 @@ def test_an_answer_that_is_whole_is_not_cut_off() -> None:
 
 
 BAD: dict[str, tuple[bytes, str]] = {
-    "nothing": (b"", "empty"),
+    "nothing": (b"", "broke off"),
     "only an end": (STOP + DONE, "empty"),
     "only space": (chunk(content="\n ") + STOP + DONE, "empty"),
     "only thoughts": (chunk(reasoning="Hmm.") + STOP + DONE, "empty"),
+    "only thoughts in the text": (chunk(content="<think>Hmm.") + STOP + DONE, "empty"),
+    "only thoughts whose begin is lost": (chunk(content="Hmm.\n</think>\n") + STOP + DONE, "empty"),
     "only a call without a name": (call(0, "1", "", "{}") + CALLS + DONE, "empty"),
     "no end": (chunk(content="Hel"), "broke off"),
     "no end behind a call": (call(0, "1", "run", "{}"), "broke off"),
@@ -284,11 +295,10 @@ def test_an_answer_that_is_none(name: str) -> None:
 
 
 def test_a_completion_without_end_is_not_gathered_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chat_response, "MAX_LINE_BYTES", 10)
-    assert limits.MAX_LINE_BYTES > 10
+    monkeypatch.setattr(jsonrpc, "MAX_LINE_BYTES", 10)
     words = answer()
     words.feed(b"{" + b" " * 9)
-    with pytest.raises(UpstreamFailed, match="larger than any answer"):
+    with pytest.raises(UpstreamFailed, match="beyond all measure"):
         words.feed(b" ")
 
 
@@ -299,7 +309,7 @@ def test_the_place_of_the_reasoning_is_told() -> None:
         translate([thinking + chunk(content="a") + STOP], words)
         assert words.reasoning_field == field
     words = answer()
-    translate([chunk(reasoning_content="", content="a") + STOP], words)
+    translate([chunk(reasoning_content="", content="<think>Hmm.</think>a") + STOP], words)
     assert words.reasoning_field is None
 
 

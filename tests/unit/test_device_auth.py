@@ -16,7 +16,7 @@ from codex_bridge.runtime import (
     LoginEnded,
     LoginStarted,
 )
-from codex_bridge.services import device_auth
+from codex_bridge.services import account
 from codex_bridge.services.device_auth import DeviceAuth, DeviceLogin, DeviceLoginStatus, LoginStatus
 from tests.unit.loop import on_loop
 
@@ -172,8 +172,8 @@ async def test_success_is_known_from_the_moment_it_is_told() -> None:
     codex.tell(LoginEnded("id-1", None))
     assert auth.login is not None
     assert (auth.status(), auth.login.status) == (LoginStatus.LOGGED_IN, COMPLETED)
-    await auth.look()
-    assert auth.account == ANN
+    await auth.known.look()
+    assert auth.known.account == ANN
 
 
 @on_loop
@@ -206,7 +206,7 @@ async def test_a_login_that_expires_is_given_up_in_codex() -> None:
     codex.account = ANN
     codex.tell(LoginEnded("id-1", None))
     assert (login.status, auth.status()) == (EXPIRED, LoginStatus.LOGGED_IN)
-    await auth.look()
+    await auth.known.look()
 
 
 @on_loop
@@ -245,7 +245,7 @@ async def test_signing_out_waits_for_a_start_that_is_under_way() -> None:
 async def test_a_sign_out_is_known_from_the_moment_it_is_done() -> None:
     codex = Codex(ANN)
     auth = auth_with(codex)
-    await auth.look()
+    await auth.known.look()
     codex.held["read"] = asyncio.Event()
     await auth.sign_out()
     assert (auth.status(), auth.login) == (LoginStatus.LOGGED_OUT, None)
@@ -256,7 +256,7 @@ async def test_a_sign_out_is_known_from_the_moment_it_is_done() -> None:
 async def test_a_sign_out_that_fails() -> None:
     codex = Codex(ANN)
     auth = auth_with(codex)
-    await auth.look()
+    await auth.known.look()
 
     async def refuse() -> None:
         raise CodexFailed("it does not want to")
@@ -274,13 +274,13 @@ async def test_an_answer_that_is_old_when_it_comes_is_not_believed() -> None:
     codex.held["read"] = asyncio.Event()
     codex.asked["read"] = asyncio.Event()
     auth = auth_with(codex)
-    looking = asyncio.create_task(auth.look())
+    looking = asyncio.create_task(auth.known.look())
     await codex.asked["read"].wait()
     codex.account = ANN
     codex.tell(AccountChanged())
     codex.held["read"].set()
     await looking
-    assert auth.account == ANN
+    assert auth.known.account == ANN
     assert codex.calls == ["read", "read"]
 
 
@@ -290,10 +290,10 @@ async def test_health_asks_again_when_its_knowledge_is_old(monkeypatch: pytest.M
     auth = auth_with(codex)
     assert [await auth.status_for_health() for _ in range(3)] == [LoginStatus.LOGGED_OUT] * 3
     assert codex.calls == ["read"]
-    monkeypatch.setattr(device_auth, "ACCOUNT_RECHECK_S", -1.0)
+    monkeypatch.setattr(account, "ACCOUNT_RECHECK_S", -1.0)
     codex.account = ANN
     assert await auth.status_for_health() is LoginStatus.LOGGED_OUT  # asks, and does not wait
-    await auth.look()
+    await auth.known.look()
     assert codex.calls == ["read", "read"]
     assert auth.status() is LoginStatus.LOGGED_IN
 
@@ -305,12 +305,12 @@ async def test_health_learns_of_a_change_and_of_a_death() -> None:
     await auth.status_for_health()
     codex.account = ANN
     codex.tell(AccountChanged())
-    await auth.look()
+    await auth.known.look()
     assert auth.status() is LoginStatus.LOGGED_IN
     codex.tell(CodexLost("Codex exited with status 9."))
     codex.account = CodexFailed("none starts", code="codex_unavailable")
     assert await auth.status_for_health() is LoginStatus.LOGGED_IN
-    await auth.look()
+    await auth.known.look()
     assert await auth.status_for_health() is LoginStatus.UNKNOWN
 
 
@@ -336,7 +336,7 @@ async def test_who_is_signed_in_may_run_turns_unasked() -> None:
     assert codex.calls == ["read"]
     codex.account = CodexFailed("no answer")
     codex.tell(AccountChanged())
-    await auth.look()
+    await auth.known.look()
     assert await auth.find_obstacle() is None  # nobody knows: let it be tried
 
 
@@ -356,7 +356,7 @@ async def test_who_is_signed_out_is_asked_before_each_turn() -> None:
     for able in (ANN, Account("apikey"), Account(None, is_needed=False)):
         codex.account = NOBODY
         codex.tell(AccountChanged())
-        await auth.look()
+        await auth.known.look()
         codex.account = able
         assert await auth.find_obstacle() is None
 
@@ -365,7 +365,7 @@ async def test_who_is_signed_out_is_asked_before_each_turn() -> None:
 async def test_a_refused_sign_in_says_what_to_do() -> None:
     codex = Codex(ANN)
     auth = auth_with(codex)
-    await auth.look()
+    await auth.known.look()
     other = Failure("too much", "usage_limit_exceeded")
     assert auth.explain(other) is other
     codex.account = NOBODY
@@ -373,7 +373,7 @@ async def test_a_refused_sign_in_says_what_to_do() -> None:
     assert told.code == "sign_in_required"
     assert "the token was taken back" in told.message
     assert auth.status() is LoginStatus.UNKNOWN
-    await auth.look()
+    await auth.known.look()
     assert auth.status() is LoginStatus.LOGGED_OUT
 
 

@@ -91,7 +91,6 @@ MEANT = [
     Case("two patches", fence("patch", PATCH + PATCH), (EDIT, EDIT), ""),
     Case("unified diff", fence("patch", DIFF), (("apply_patch", {"patch": DIFF}),), ""),
     Case("prose behind a patch", fence("patch", PATCH) + "Done.", (EDIT,), "Done."),
-    Case("thinking", f"<think>\n{fence('tool', call('list_files'))}</think>\n{fence('tool', call())}", (READ,), "\n"),
     Case("example, then meant", fence("json", call("list_files", path="x")) + "Like this:\n" + fence("tool", call()), (READ,),
          fence("json", call("list_files", path="x")) + "Like this:\n"),
 ]  # fmt: skip
@@ -154,8 +153,7 @@ def test_an_answer_is_read_in_any_pieces(case: Case) -> None:
         assert shown == expected, step
         assert [wish.problem for wish in intent.wishes if wish.problem] == []
         assert shown == "".join(part.text for part in intent.parts if not part.is_action)
-        if not case.text.startswith("<think>"):
-            assert intent.content == case.text
+        assert intent.content == case.text
 
 
 @pytest.mark.parametrize("case", AT_THE_END, ids=lambda case: case.name)
@@ -278,11 +276,6 @@ def test_results_that_a_model_makes_up_are_dropped() -> None:
     assert "rm a.md" not in intent.content
 
 
-def test_thinking_whose_begin_is_lost_calls_nothing() -> None:
-    shown, intent = read(f"Shall I?\n{fence('tool', call())}No.\n</think>\nHello.")
-    assert (shown, intent.wishes) == ("Shall I?\nNo.\n\nHello.", ())
-
-
 def test_text_is_shown_as_it_comes() -> None:
     reader = IntentReader()
     assert reader.feed("I ") == "I "
@@ -302,7 +295,7 @@ def test_text_is_shown_as_it_comes() -> None:
 
 BITS = [
     "```", "````", "~~~", "```tool\n", "```json\n", "```\n", "```patch\n", "```diff\n", "```sh\n", "```result\n", "\n", "\r\n", " ", "   ",
-    "<think>", "</think>", "<tool_call>", "</tool_call>", "<function=read_file>", "</function>", "[TOOL_CALLS]", "*** Begin Patch\n",
+    "<tool_call>", "</tool_call>", "<function=read_file>", "</function>", "[TOOL_CALLS]", "*** Begin Patch\n",
     "*** End Patch\n", "*** Add File: a\n", "+x\n", call(), call(), "{", "}", "[", "]", '"', "'", "\\", ",", "//", "/*", "So it is. ", "\u2028",
     '{"tool":', '{"name": "demo"}', DIFF, PATCH, "a", "<tool_response>", "</tool_response>", "`",
 ]  # fmt: skip
@@ -317,14 +310,14 @@ def test_any_text_is_read_the_same_in_any_pieces() -> None:
             assert read(text, step) == whole, text
         shown, intent = whole
         assert len(intent.wishes) <= MAX_ACTIONS + 1
-        if not any(word in text for word in ("think>", "result", "response")):
+        if not any(word in text for word in ("result", "response")):
             assert intent.content == text
             assert shown == "".join(part.text for part in intent.parts if not part.is_action)
 
 
 LONG = [
     "`", "~", "{", "[", "<", " ", "\n", "a", "\\", '"', "'", "/*", "*** Begin Patch\n", "```tool\n", "```json\n{", "{\"tool\":", "<tool_call>",
-    "<function=a>", "<parameter=a>", "<think>", "</think>", "[TOOL_CALLS]", "{}\n", call() + "\n", fence("json", call()), "   ```", "```tool\n{\"",
+    "<function=a>", "<parameter=a>", "[TOOL_CALLS]", "{}\n", call() + "\n", fence("json", call()), "   ```", "```tool\n{\"",
     "<tool_call><function=a>", "</tool_call>", "<tool_call>{}</tool_call>", "diff --git \n", "\\u", "# ", "\n\n    ```tool",
 ]  # fmt: skip
 

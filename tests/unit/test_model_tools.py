@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from codex_bridge.errors import UpstreamFailed
 from codex_bridge.limits import MAX_TURN_CALLS
 from codex_bridge.protocol.chat import CallPiece, ChatDelta
 from codex_bridge.protocol.tools import ToolResult
@@ -47,15 +48,20 @@ B: tuple[str, str, dict[str, Any]] = ("b", "list_files", {})
         ],
         # The same index for all.
         [of(CallPiece(0, "a", "read_file", '{"path": "x"}')), of(CallPiece(0, "b", "list_files", "{}"))],
+        # Neither an id nor an index of its own.
+        [of(CallPiece(0, "", "read_file", '{"path": "x"}')), of(CallPiece(0, "", "list_files", "{}"))],
         # Encoded twice.
         [of(CallPiece(0, "a", "read_file", r'"{\"path\": \"x\"}"'), CallPiece(1, "b", "list_files", "  "))],
     ],
 )  # fmt: skip
 def test_calls_come_in_pieces(deltas: list[ChatDelta]) -> None:
     reply = read(*deltas)
-    assert told(reply) == [A, B]
+    assert [one[1:] for one in told(reply)] == [A[1:], B[1:]]
     assert [call.problem for call in reply.calls] == [None, None]
-    assert [call["id"] for call in reply.message["tool_calls"]] == ["a", "b"]
+    ids = [call.id for call in reply.calls]
+    assert [call["id"] for call in reply.message["tool_calls"]] == ids
+    if any(piece.id for delta in deltas for piece in delta.calls):
+        assert ids == ["a", "b"]
 
 
 def test_each_call_has_an_id_of_its_own() -> None:
@@ -105,8 +111,11 @@ def test_results_name_their_calls() -> None:
     assert message == {"role": "tool", "tool_call_id": "a", "content": '{"ok":true,"data":{"entries":[]}}'}
 
 
-def test_more_calls_than_a_turn_may_make_are_not_kept() -> None:
-    """One more tells that there were too many. Each at one index, and each at its own."""
-    for index in (0, 1):
-        pieces = [CallPiece(index * at, f"c{at}", "list_files") for at in range(2 * MAX_TURN_CALLS)]
-        assert len(read(of(*pieces)).calls) == MAX_TURN_CALLS + 1
+@pytest.mark.parametrize("step", [0, 1])
+def test_more_calls_than_a_turn_may_make_are_refused(step: int) -> None:
+    """Each at one index, and each at its own."""
+    pieces = [CallPiece(step * at, f"c{at}", "list_files") for at in range(MAX_TURN_CALLS + 1)]
+    assert len(read(of(*pieces[1:])).calls) == MAX_TURN_CALLS
+    with pytest.raises(UpstreamFailed, match="more than 500 tool calls") as failed:
+        read(of(*pieces))
+    assert not failed.value.passes

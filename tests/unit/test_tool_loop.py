@@ -30,6 +30,8 @@ from codex_bridge.runtime import (
     Utterance,
 )
 from codex_bridge.runtimes import loop_items, loop_turn
+from codex_bridge.runtimes.bridge_tools import BridgeTools
+from codex_bridge.runtimes.dialect import Dialect
 from codex_bridge.runtimes.model_tools import ModelTools
 from codex_bridge.workspace.tools import Place, Tools
 from tests.support.images import png
@@ -768,6 +770,7 @@ def play_bytes(
     test: Callable[[Player], Coroutine[Any, Any, None]],
     kind: str = "text/event-stream",
     more: str = "",
+    dialect: Callable[[], Dialect] = ModelTools,
 ) -> None:
     """Run a test against an upstream that answers with these bodies, one after the other."""
 
@@ -779,7 +782,7 @@ def play_bytes(
     async def whole() -> None:
         async with (
             scripted(script) as port,
-            player(root, f"http://127.0.0.1:{port}/v1", ModelTools) as one,
+            player(root, f"http://127.0.0.1:{port}/v1", dialect) as one,
         ):
             await test(one)
 
@@ -800,6 +803,32 @@ def test_what_a_model_thinks_is_an_item_of_its_own(tmp_path: Path) -> None:
         assert (thought["summary"], thought["content"]) == ([], ["Let me think."])
 
     play_bytes(tmp_path, [body], test)
+
+
+@pytest.mark.parametrize("dialect", [ModelTools, BridgeTools])
+def test_what_it_thinks_in_its_text_is_neither_shown_nor_done(tmp_path: Path, dialect: type[Dialect]) -> None:
+    block = '```tool\n{"tool": "list_files"}\n```\n'
+    marked = (
+        data(content=f"<think>Shall I?\n{block}")
+        + data(content="No.</th")
+        + data(content="ink>\nYes.")
+        + STOP
+    )
+    lost = (
+        data(content=f"Shall I?\n{block}No.\n") + data(content="</think>") + data(content="\n\nYes.") + STOP
+    )
+
+    async def test(one: Player) -> None:
+        for _ in range(2):
+            assert await one.play() == COMPLETED
+        assert one.texts() == ["Yes.", "Yes."]
+        thoughts = [thought["content"][0].rstrip() for thought in one.items("reasoning")]
+        shown = "" if dialect is BridgeTools else block
+        assert thoughts == [f"Shall I?\n{block}No.", f"Shall I?\n{shown}No."]
+        assert one.warnings() == ["retrying"]
+        assert one.items("dynamicToolCall") == []
+
+    play_bytes(tmp_path, [marked, lost], test, dialect=dialect)
 
 
 @pytest.mark.usefixtures("no_delay")

@@ -87,6 +87,35 @@ async def test_an_upstream_without_responses_is_found_out_once() -> None:
         assert codex.token not in str(server.asked)
 
 
+@pytest.mark.parametrize("status", [400, 422])
+@on_loop
+async def test_an_upstream_that_refuses_stream_options_is_asked_without_them(status: int) -> None:
+    refused = answer(
+        status, b'{"detail":[{"loc":["body","stream_options"],"msg":"Extra inputs are not permitted"}]}'
+    )
+    server = Server(chat=[refused, HELLO_CHAT])
+    async with scripted(server.script) as port, gateway(port) as codex:
+        use(codex, port, "chat_completions")
+        for path in ("/s/responses", "/s/chat/completions"):
+            reply = await codex.post(
+                path=path, body=b'{"stream":true,"stream_options":{"include_usage":true}}'
+            )
+            assert reply.status == 200
+        assert ["stream_options" in body for _, _, body in server.asked] == [True, False, False]
+        assert codex.failure is None
+
+
+@on_loop
+async def test_one_that_refuses_without_them_too_is_asked_with_them_the_next_time() -> None:
+    server = Server(chat=[answer(400, b"stream_options? never heard of it")])
+    async with scripted(server.script) as port, gateway(port) as codex:
+        use(codex, port)
+        reply = await codex.post(path="/s/chat/completions", body=b'{"stream_options":{}}')
+        assert reply.status == 400
+        await codex.post(path="/s/chat/completions", body=b'{"stream_options":{}}')
+        assert ["stream_options" in body for _, _, body in server.asked] == [True, False, True, False]
+
+
 @on_loop
 async def test_an_upstream_with_responses_is_left_alone() -> None:
     server = Server(chat=[HELLO_CHAT], responses=[HELLO_RESPONSES])
