@@ -173,6 +173,9 @@ RETENTION_PAUSE_S = 0.05
 # Codex -----------------------------------------------------------------------------------------
 # A line is one JSON-RPC message; a command's output or a diff can have many megabytes.
 MAX_LINE_BYTES = 64 * MIB
+# An answer that passes through the gateway: Codex tells it in one such line, with something around it, and one that is
+# too long would end the Codex of all sessions.
+MAX_PASSED_ANSWER_BYTES = 60 * MIB
 # One read from Codex's standard output.
 CHILD_READ_BYTES = 256 * KIB
 # The end of Codex's standard error that is shown when it dies.
