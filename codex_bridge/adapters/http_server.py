@@ -53,6 +53,7 @@ from ..limits import (
 from ..protocol.http_messages import Headers, RequestHead
 from ..protocol.http_reader import BodyReader, HeadReader, check_body_size, parse_request_head
 from ..protocol.http_writer import CONTINUE, LAST_CHUNK, encode_chunk, encode_status_and_headers
+from ..values import value
 
 T = TypeVar("T")
 
@@ -70,7 +71,7 @@ class State(Enum):
 _ANSWERING = frozenset({State.HANDLING, State.BODY, State.WRITING, State.STREAM})
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Timeouts:
     """Seconds for each state that has a deadline."""
 

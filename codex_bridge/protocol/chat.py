@@ -13,6 +13,7 @@ from typing import Any
 from .. import log
 from ..errors import BridgeError, CodexFailed, UpstreamFailed
 from ..limits import MAX_CHOICE_CHARACTERS, MAX_UPSTREAM_MESSAGE_CHARACTERS
+from ..values import value
 from . import json_codec
 from .jsonrpc import LineSplitter
 
@@ -30,7 +31,7 @@ _TOO_LONG = re.compile(
 _REASONING = ("reasoning_content", "reasoning")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CallPiece:
     """A piece of a tool call. The pieces of one call bear the same `index`; their `arguments` are to be joined."""
 

@@ -27,11 +27,12 @@ from ..limits import (
     MAX_READ_LINES,
     MAX_SEARCH_MATCHES,
 )
+from ..values import value
 
 Json = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ToolSpec:
     """One tool. `is_mutating`: it may change the workspace, so it follows the session's approval policy."""
 
@@ -60,7 +61,7 @@ class ToolSpec:
         }
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class FileEdit:
     """What became of a file's text, None where there is no file, and where it was moved. Paths are relative."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from typing import Any
 
 from .. import log
@@ -19,6 +18,7 @@ from ..limits import (
 from ..protocol import json_codec
 from ..protocol.chat import ChatReader, error_message, read_error
 from ..protocol.jsonrpc import LineSplitter
+from ..values import value
 from .backend import Upstream
 
 Json = dict[str, Any]
@@ -39,7 +39,7 @@ _TOOL = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Finding:
     """What a probe has shown: whether it is so, and a sentence that says by what."""
 

@@ -21,6 +21,7 @@ from ..limits import MAX_KNOWN_UPSTREAMS, WIRE_RECHECK_S
 from ..protocol import json_codec
 from ..protocol.chat import error_message
 from ..providers import WireApi
+from ..values import value
 from .backend import AUTO, Upstream
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ _UNKNOWN_ADDRESS = frozenset({404, 405, 501})
 _UNKNOWN_MODEL = re.compile(r"(?i)\bmodel\b.*(not found|not exist|unknown|no such)|(no such|unknown) model")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Refusal:
     """An answer that is none, and the beginning of its body."""
 

@@ -25,8 +25,7 @@ ARROWS = {
 }  # fmt: skip
 ROOM_OF_MODULE = {
     "": "base", "errors": "base", "limits": "base", "log": "base", "model": "base", "config": "base", "runtime": "base",
-    "providers": "base",
-    "proxies": "base",
+    "providers": "base", "proxies": "base", "values": "base",
     "app": "top", "daemon": "top", "cli": "top", "__main__": "top", "demo": "top",
 }  # fmt: skip
 
@@ -190,6 +189,18 @@ def long_functions(modules: Modules) -> list[str]:
     ]
 
 
+def slow_values(modules: Modules) -> list[str]:
+    """Return the frozen dataclasses that `values.value` could make, which a start has not to wait for."""
+    return [
+        f"{name}.{node.name}"
+        for name, tree in modules.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef)
+        and any("frozen=True" in ast.unparse(decorator) for decorator in node.decorator_list)
+        and not any(isinstance(line, ast.AnnAssign) and "field(" in ast.unparse(line) for line in node.body)
+    ]
+
+
 def test_the_package_is_read() -> None:
     edges = graph(SOURCE)
     assert "protocol.http_reader" in edges["adapters.http_server"]
@@ -235,6 +246,10 @@ def test_no_function_is_long() -> None:
     assert long_functions(read_package(SOURCE)) == []
 
 
+def test_values_are_made_by_value() -> None:
+    assert slow_values(read_package(SOURCE)) == []
+
+
 @pytest.fixture
 def bad_house(tmp_path: Path) -> Path:
     """A package that breaks every rule: the checks above must see it."""
@@ -243,6 +258,7 @@ def bad_house(tmp_path: Path) -> Path:
         "errors.py": "from .services import turns\n",
         "log.py": "import os\nx = os.environ['A']\n",
         "protocol/__init__.py": "",
+        "model.py": "@dataclass(frozen=True)\nclass A:\n    a: int = 1\n@dataclass(frozen=True)\nclass B:\n    a: int = field()\n",
         "protocol/sse.py": "import codex_bridge.adapters.net\nfrom os import getenv\n",
         "adapters/__init__.py": "",
         "adapters/net.py": "from ..errors import x\nimport subprocess\n",
@@ -278,4 +294,5 @@ def test_the_checks_see_a_bad_house(bad_house: Path) -> None:
         set(importers(modules, {"sqlite3"})) == set(importers(modules, {"threading"})) == {"services.store"}
     )
     assert sql_writers(modules) == ["services.store"]
+    assert slow_values(modules) == ["model.A"]
     assert long_functions(modules) == ["api.routes.long: 61 lines"]
