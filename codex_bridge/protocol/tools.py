@@ -6,7 +6,6 @@ No I/O: `workspace.tools` runs them. The schemas use `type`, `description`, `enu
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import InvalidField
@@ -71,7 +70,7 @@ class FileEdit:
     new_path: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ToolResult:
     """What a tool answers: its data, or an error with a code. `limits` are those that cut the data short.
 
@@ -82,8 +81,8 @@ class ToolResult:
     data: Json | None = None
     error: Json | None = None
     limits: tuple[Json, ...] = ()
-    diffs: tuple[Json, ...] = field(default=())
-    edits: tuple[FileEdit, ...] = field(default=(), repr=False)
+    diffs: tuple[Json, ...] = ()
+    edits: tuple[FileEdit, ...] = ()
 
     @property
     def is_ok(self) -> bool:
