@@ -109,7 +109,8 @@ async def test_a_body_that_its_handler_gives_up_is_not_waited_for() -> None:
         return Response(413)
 
     async with (
-        serving(handle, brisk("body_idle", "body_total", "linger")) as (_, port),
+        # Long enough for the first handler to give up before.
+        serving(handle, brisk("body_idle", "body_total", "linger", seconds=1)) as (_, port),
         connected(port) as peer,
         connected(port) as late,
     ):
