@@ -1,11 +1,14 @@
 """The house: which room may import which, who owns what, how long a function may be. Read from the source."""
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+pytestmark = pytest.mark.once
 
 PACKAGE = "codex_bridge"
 SOURCE = Path(__file__).resolve().parents[2] / PACKAGE
@@ -46,6 +49,7 @@ _SQL = re.compile(
 )
 
 
+@functools.cache
 def read_package(root: Path) -> Modules:
     """Return the modules of a package by their dotted names below it ("" is the package itself)."""
     modules = {}
@@ -86,6 +90,7 @@ def imports(modules: Modules, name: str, packages: set[str]) -> Iterator[str]:
         yield from (module for module in found if module in modules and module != name)
 
 
+@functools.cache
 def graph(root: Path) -> dict[str, set[str]]:
     modules = read_package(root)
     packages = {name for name in modules if any(other.startswith(f"{name}.") for other in modules)} | {""}
