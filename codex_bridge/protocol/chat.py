@@ -16,6 +16,7 @@ from ..limits import MAX_CHOICE_CHARACTERS, MAX_UPSTREAM_MESSAGE_CHARACTERS
 from ..values import value
 from . import json_codec
 from .jsonrpc import LineSplitter
+from .openai import error_message
 
 Json = dict[str, Any]
 _DONE = b"[DONE]"
@@ -126,22 +127,6 @@ def read_chunk(data: bytes) -> ChatDelta:
         usage if isinstance(usage, dict) else None,
         reasoning_field,
     )
-
-
-def error_message(value: Any) -> str:
-    """Return the message in an upstream's error, in any of the shapes that are about."""
-    for key in ("error", "message", "detail"):
-        if isinstance(value, dict) and key in value:
-            value = value[key]
-    return value if isinstance(value, str) else json_codec.encode(value).decode()
-
-
-def read_error(body: bytes) -> str:
-    """Return the message in the body of an upstream's error, which may be no JSON."""
-    try:
-        return error_message(json_codec.decode(body))
-    except BridgeError:
-        return body.decode(errors="replace").strip()
 
 
 def is_too_long(message: str) -> bool:

@@ -16,8 +16,9 @@ from ..limits import (
     PROBE_ANSWER_TIMEOUT_S,
 )
 from ..protocol import json_codec
-from ..protocol.chat import ChatReader, error_message, read_error
+from ..protocol.chat import ChatReader
 from ..protocol.jsonrpc import LineSplitter
+from ..protocol.openai import error_message, read_error
 from ..values import value
 from .backend import Upstream
 

@@ -19,7 +19,7 @@ from ..adapters.http_server import Request, Stream, StreamResponse
 from ..errors import BridgeError, UpstreamFailed
 from ..limits import MAX_KNOWN_UPSTREAMS, WIRE_RECHECK_S
 from ..protocol import json_codec
-from ..protocol.chat import error_message
+from ..protocol.openai import error_message
 from ..providers import WireApi
 from ..values import value
 from .backend import AUTO, Upstream
