@@ -2,7 +2,11 @@
 
 import ast
 import functools
+import importlib.util
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -253,6 +257,34 @@ def test_no_function_is_long() -> None:
 
 def test_values_are_made_by_value() -> None:
     assert slow_values(read_package(SOURCE)) == []
+
+
+# What a start does not need, by what it would load first of it. It is imported where it is used.
+LATE = {
+    "argparse", "shutil", "sqlite3", "encodings.idna", "codex_bridge.demo", "codex_bridge.protocol.chat", "codex_bridge.protocol.hunks",
+    "codex_bridge.protocol.intent", "codex_bridge.runtimes.exec", "codex_bridge.runtimes.tool_loop", "codex_bridge.services.probes",
+    "codex_bridge.services.trial", "codex_bridge.workspace.commands", "codex_bridge.workspace.edits", "codex_bridge.workspace.files",
+    "codex_bridge.workspace.git", "codex_bridge.workspace.search",
+}  # fmt: skip
+
+
+def test_a_start_loads_nothing_that_it_does_not_need(tmp_path: Path) -> None:
+    begin = (
+        "import sys; from codex_bridge import app, cli, config, daemon\n"
+        "app.Bridge(config.load(flags={})); print(*sys.modules)"
+    )
+    environ = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(SOURCE.parent),
+        "CODEX_WORKSPACE_ROOT": str(tmp_path),
+    }
+    told = subprocess.run(
+        [sys.executable, "-c", begin], env=environ, capture_output=True, text=True, check=True
+    )
+    loaded = set(told.stdout.split())
+    assert "codex_bridge.services.turns" in loaded
+    assert loaded & LATE == set()
+    assert all(importlib.util.find_spec(name) for name in LATE), "a name that is no module's"
 
 
 @pytest.fixture
