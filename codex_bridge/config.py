@@ -10,7 +10,6 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigError
@@ -18,6 +17,7 @@ from .limits import MAX_GIVEN_SOCKETS
 from .log import LEVELS, printable
 from .providers import PROVIDERS, AuthMode, WireApi
 from .runtime import ExecutionClass
+from .values import value
 
 if TYPE_CHECKING:
     from .proxies import Proxy, ProxyRules
@@ -53,7 +53,7 @@ _NEVER_PROXIED = "127.0.0.1,localhost"
 _TOKEN_CREDENTIAL = "codex_bridge_token"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Config:
     """All settings, judged one by one. The fields are those of the table below."""
 
@@ -100,7 +100,7 @@ class Config:
     log_level: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Manager:
     """What a service manager such as systemd has told this process: sd_notify(3), sd_listen_fds(3).
 
@@ -116,7 +116,7 @@ class Manager:
 Parse = Callable[[str], Any]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Setting:
     """One row of the table. The first of `variables` that is set counts; `parse` raises ValueError.
 

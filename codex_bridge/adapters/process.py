@@ -14,7 +14,6 @@ import re
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import cast
 
 from .. import log
@@ -25,6 +24,7 @@ from ..limits import (
     ORPHAN_END_S,
     STDERR_TAIL_BYTES,
 )
+from ..values import value
 from .marks import child_mark, end_marked, marker
 
 # What colours a terminal's text; in a log or an error it is noise.
@@ -33,7 +33,7 @@ _COLOR = re.compile(r"\x1b\[[0-9;]*m")
 _PR_SET_PDEATHSIG = 1
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Program:
     """A program's file as it was when it was looked at: another one at the same path is not equal to it."""
 

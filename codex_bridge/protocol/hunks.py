@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from itertools import groupby
 
 from ..limits import MAX_TOLD_HUNK_CHARACTERS
+from ..values import value
 
 # Called inside of loops; raises when the time for them is over.
 Look = Callable[[], None]
@@ -36,7 +36,7 @@ class Action(StrEnum):
     DELETE = "delete"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Hunk:
     """Lines with their signs (space, - or +). `line` is where a unified diff puts it, from 1, None where it does not say.
 
@@ -60,7 +60,7 @@ class Hunk:
         return [text for sign, text in self.body if sign != "-"]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class FilePatch:
     """What a patch does to one file. `content` is that of a new file; `is_executable` None leaves the mode as it is."""
 
@@ -78,7 +78,7 @@ class FilePatch:
         return self.is_unified and bool(self.hunks) and all(not hunk.old for hunk in self.hunks)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Edit:
     """Lines of the old text, from `start` (from 0), that others take the place of; those have their endings."""
 

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from ..limits import MAX_ACTION_CHARACTERS, MAX_ACTIONS, MAX_MARK_CHARACTERS
+from ..values import value
 from .tools import TOOLS, ToolSpec
 from .wishes import CALL_KEYS, Wish, find_flaw, is_patch, may_be_patch, read_calls, read_patches
 
@@ -133,7 +134,7 @@ class _Block:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Part:
     """A part of an answer: text, or a block that a tool call was read from."""
 
@@ -141,7 +142,7 @@ class Part:
     is_action: bool
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Intent:
     """A whole answer, read. `hint`: something in it looks like a call and is none; this says why, to the model."""
 

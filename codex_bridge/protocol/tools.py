@@ -6,7 +6,6 @@ No I/O: `workspace.tools` runs them. The schemas use `type`, `description`, `enu
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import InvalidField
@@ -27,11 +26,12 @@ from ..limits import (
     MAX_READ_LINES,
     MAX_SEARCH_MATCHES,
 )
+from ..values import value
 
 Json = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ToolSpec:
     """One tool. `is_mutating`: it may change the workspace, so it follows the session's approval policy."""
 
@@ -60,7 +60,7 @@ class ToolSpec:
         }
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class FileEdit:
     """What became of a file's text, None where there is no file, and where it was moved. Paths are relative."""
 
@@ -70,7 +70,7 @@ class FileEdit:
     new_path: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ToolResult:
     """What a tool answers: its data, or an error with a code. `limits` are those that cut the data short.
 
@@ -81,8 +81,8 @@ class ToolResult:
     data: Json | None = None
     error: Json | None = None
     limits: tuple[Json, ...] = ()
-    diffs: tuple[Json, ...] = field(default=())
-    edits: tuple[FileEdit, ...] = field(default=(), repr=False)
+    diffs: tuple[Json, ...] = ()
+    edits: tuple[FileEdit, ...] = ()
 
     @property
     def is_ok(self) -> bool:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from ..adapters.database import Connection, Query, Write
+from ..values import value
 from .columns import decode, encode
 from .sessions import WHERE_SESSION
 
 _COLUMNS = "id, session_key, turn_id, status, approval, decision, reason, created_at, settled_at"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ApprovalRow:
     """An approval. Its status is `pending` until it is settled."""
 

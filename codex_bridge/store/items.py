@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from ..adapters.database import Connection, Query, Write
+from ..values import value
 from .columns import decode, encode
 from .sessions import WHERE_SESSION
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ItemRow:
     """A completed item. `position` grows with time and serves as a cursor."""
 

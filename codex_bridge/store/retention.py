@@ -5,9 +5,8 @@ Looking is a query, deleting a write, so the writer is never kept for what only 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from ..adapters.database import Connection, Query, Write
+from ..values import value
 
 # The tables that hold rows of a session, the largest first, and what tells how large a row is.
 _TABLES = (
@@ -19,7 +18,7 @@ _TABLES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Unused:
     """A session with the time at which it was used last; both together are a cursor."""
 

@@ -27,16 +27,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from ..limits import TOOL_END_S
 from ..protocol.tools import ToolResult, refusal
+from ..values import value
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Place:
     """Where tools work: the real path of the workspace, and how far its commands and edits may go."""
 

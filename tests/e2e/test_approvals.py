@@ -503,8 +503,12 @@ def test_an_interrupt_settles_what_is_pending(
     one = bridge()
     session_id, stream, asked = begin(one)
     required(stream)
+    codex = one.codex_pid()
     assert one.interrupt(session_id).status == 200
     stopped = end(stream)
+    assert one.codex_pid() == codex, (
+        "it was ended, with the turns of others: its commands were waited for in vain"
+    )
     assert stopped.name == "session.interrupted"
     assert stopped.data["session"]["pending_approval"] is None
     told = responses(stream)

@@ -109,7 +109,8 @@ async def test_a_body_that_its_handler_gives_up_is_not_waited_for() -> None:
         return Response(413)
 
     async with (
-        serving(handle, brisk("body_idle", "body_total", "linger")) as (_, port),
+        # Long enough for the first handler to give up before.
+        serving(handle, brisk("body_idle", "body_total", "linger", seconds=1)) as (_, port),
         connected(port) as peer,
         connected(port) as late,
     ):
@@ -120,10 +121,10 @@ async def test_a_body_that_its_handler_gives_up_is_not_waited_for() -> None:
         assert (await peer.reply()).status == 413
 
 
-@pytest.mark.parametrize("first", [b"", GET])
+@pytest.mark.parametrize(("deadline", "first"), [("head", b""), ("idle", GET)])
 @on_loop
-async def test_an_idle_connection_is_closed_without_a_word(first: bytes) -> None:
-    async with serving(echo, brisk("idle", seconds=0.3)) as (_, port), connected(port) as peer:
+async def test_an_idle_connection_is_closed_without_a_word(deadline: str, first: bytes) -> None:
+    async with serving(echo, brisk(deadline, seconds=0.3)) as (_, port), connected(port) as peer:
         if first:
             await peer.send(first)
             assert (await peer.reply()).status == 200

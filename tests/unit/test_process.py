@@ -284,7 +284,8 @@ PARENT = """
 import asyncio, os, signal, sys
 from codex_bridge.adapters.process import ChildProcess
 async def main():
-    script = "import time; print('up', flush=True); time.sleep(600)"
+    # One long sleep would sleep through a signal that comes in the moment before it.
+    script = "import time; print('up', flush=True)\\nwhile True: time.sleep(0.1)"
     child = await ChildProcess.start([sys.executable, "-c", script], os.environ, orphan_signal=signal.SIGINT)
     async for chunk in child.read_chunks():
         print(child.pid, flush=True)

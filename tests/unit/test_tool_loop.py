@@ -4,7 +4,6 @@ import asyncio
 import json
 import threading
 from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -33,6 +32,7 @@ from codex_bridge.runtimes import loop_items, loop_turn
 from codex_bridge.runtimes.bridge_tools import BridgeTools
 from codex_bridge.runtimes.dialect import Dialect
 from codex_bridge.runtimes.model_tools import ModelTools
+from codex_bridge.values import replace
 from codex_bridge.workspace.tools import Place, Tools
 from tests.support.images import png
 from tests.support.loops import BEGIN, END, NoSandbox, Player, SmallTools, player
