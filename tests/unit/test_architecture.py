@@ -27,7 +27,7 @@ ROOM_OF_MODULE = {
     "": "base", "errors": "base", "limits": "base", "log": "base", "model": "base", "config": "base", "runtime": "base",
     "providers": "base",
     "proxies": "base",
-    "app": "top", "daemon": "top", "cli": "top", "__main__": "top", "demo": "top",
+    "app": "top", "from_config": "top", "daemon": "top", "doctor": "top", "cli": "top", "__main__": "top", "demo": "top",
 }  # fmt: skip
 
 Modules = dict[str, ast.Module]
