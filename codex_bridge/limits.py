@@ -173,6 +173,9 @@ RETENTION_PAUSE_S = 0.05
 # Codex -----------------------------------------------------------------------------------------
 # A line is one JSON-RPC message; a command's output or a diff can have many megabytes.
 MAX_LINE_BYTES = 64 * MIB
+# An answer that passes through the gateway: Codex tells it in one such line, with something around it, and one that is
+# too long would end the Codex of all sessions.
+MAX_PASSED_ANSWER_BYTES = 60 * MIB
 # One read from Codex's standard output.
 CHILD_READ_BYTES = 256 * KIB
 # The end of Codex's standard error that is shown when it dies.
@@ -394,6 +397,8 @@ MAX_MODEL_ANSWER_CHARACTERS = 10_000_000
 MAX_CONVERSATION_CHARACTERS = 400_000
 # What an image counts in that: about 1000 tokens, however many bytes it has.
 IMAGE_CHARACTERS = 4_000
+# What Codex is told of a conversation that it has not heard: half of such a conversation, for its own instructions and tools come on top.
+MAX_RETOLD_CHARACTERS = 200_000
 # What stays of the newest results where nothing else can be left out.
 MIN_TRIMMED_RESULT_CHARACTERS = 2_000
 # A conversation that was halved so often and is still too long for a model will not fit.

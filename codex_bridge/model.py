@@ -175,7 +175,7 @@ class Latitude:
 # The fields of a session that are stored; the rest is in its messages and events, or is about turns in progress.
 STORED_FIELDS = (
     "workspace_root", "runtime", "mode", "context", "thread_id", "status", "last_error", "last_error_code", "usage",
-    "approval_policy", "sandbox_mode",
+    "approval_policy", "sandbox_mode", "thread_turn_id",
 )  # fmt: skip
 
 
@@ -191,6 +191,8 @@ class Session:
     approval_policy: str = STRICTEST_POLICY
     sandbox_mode: str = "read-only"
     thread_id: str | None = None
+    # The last turn that Codex's thread has heard of, None when it has heard of none.
+    thread_turn_id: str | None = None
     status: SessionStatus = SessionStatus.IDLE
     messages: list[Message] = field(default_factory=list)
     recent_events: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=MAX_RECENT_EVENTS))

@@ -146,8 +146,8 @@ class TurnRequest:
 
     `route` None means that Codex uses its own sign-in and service. `images` are absolute paths.
     `context` is what the host tells the model beside the message. `approval_policy` says when Codex asks;
-    a runtime without the capability `approvals` never does. `history` is what was said before, for a runtime that
-    keeps no conversation of its own.
+    a runtime without the capability `approvals` never does. `history` is what was said before, turn by turn; the
+    first `heard` of it are in the thread already, where that is Codex's.
     """
 
     session_id: str
@@ -163,6 +163,11 @@ class TurnRequest:
     context: dict[str, Any] = field(default_factory=dict)
     execution_class: ExecutionClass = ExecutionClass.NATIVE_TOOLS
     history: tuple[Utterance, ...] = ()
+    heard: int = 0
+
+    def missed(self, is_resumed: bool) -> tuple[Utterance, ...]:
+        """Return what was said before and is not in Codex's thread: all of it, unless that is the session's own."""
+        return self.history[self.heard if is_resumed else 0 :]
 
 
 @dataclass(frozen=True, slots=True)

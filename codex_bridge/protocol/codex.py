@@ -8,10 +8,10 @@ from __future__ import annotations
 import base64
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..limits import CODEX_IDLE_TIMEOUT_MS, STREAM_RETRIES
+from ..limits import CODEX_IDLE_TIMEOUT_MS, MAX_RETOLD_CHARACTERS, STREAM_RETRIES
 from ..runtime import (
     Account,
     AccountChanged,
@@ -24,6 +24,7 @@ from ..runtime import (
     TurnOutcome,
     TurnRequest,
     TurnStatus,
+    Utterance,
 )
 from . import codex_requests
 
@@ -177,6 +178,29 @@ def resume_params(request: TurnRequest) -> dict[str, Any]:
     return {**thread_params(request), "threadId": request.thread_id, "excludeTurns": True}
 
 
+def inject_params(thread_id: str, said: Sequence[Utterance]) -> dict[str, Any]:
+    """Return the params of `thread/inject_items`: what the model is to know as if it had been said in the thread."""
+    items = [
+        {
+            "type": "message",
+            "role": "user" if each.is_user else "assistant",
+            "content": [{"type": "input_text" if each.is_user else "output_text", "text": each.text}],
+        }
+        for each in newest(said)
+    ]
+    return {"threadId": thread_id, "items": items}
+
+
+def newest(said: Sequence[Utterance]) -> Sequence[Utterance]:
+    """Return the end of a conversation that Codex is told at once."""
+    size = 0
+    for index in reversed(range(len(said))):
+        size += len(said[index].text)
+        if size > MAX_RETOLD_CHARACTERS and index + 1 < len(said):
+            return said[index + 1 :]
+    return said
+
+
 def turn_params(request: TurnRequest, thread_id: str, context_json: str | None) -> dict[str, Any]:
     """Return the params of `turn/start`."""
     params: dict[str, Any] = {"threadId": thread_id, "input": _user_input(request.text, request.images)}
@@ -282,7 +306,8 @@ _EVENTS = {
 
 # What the bridge calls and is asked; with the notifications it hears, all names it needs of the protocol.
 _CALLS = (
-    "initialize", "thread/start", "thread/resume", "thread/unsubscribe", "thread/backgroundTerminals/clean",
+    "initialize", "thread/start", "thread/resume", "thread/inject_items", "thread/unsubscribe",
+    "thread/backgroundTerminals/clean",
     "turn/start", "turn/steer", "turn/interrupt", "command/exec", "command/exec/terminate",
     "account/read", "account/login/start", "account/login/cancel", "account/logout",
 )  # fmt: skip
@@ -329,10 +354,11 @@ def is_lost_thread(message: str) -> bool:
 
 
 def not_resumed_event(reason: str) -> Event:
-    """Tell a host that the conversation so far is lost to the model."""
+    """Tell a host that the model knows of the turns so far only what was said in them."""
     return {
         "type": "warning", "code": "thread_not_resumed",
-        "message": f"The earlier conversation could not be resumed; a new one begins. {reason}",
+        "message": "The earlier conversation could not be resumed; a new one begins with what was said in it, "
+        f"without what was done. {reason}",
     }  # fmt: skip
 
 

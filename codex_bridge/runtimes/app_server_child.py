@@ -229,7 +229,13 @@ class AppServerChild:
             await asyncio.wait([closing])
 
     async def open_thread(self, run: Run) -> None:
-        """Make sure that the child holds the session's thread, and route its notifications to `run`."""
+        """Make sure that the child holds the session's thread, with all that was said, and route what it tells to `run`."""
+        missed = run.request.missed(await self._load_thread(run))
+        if missed:
+            await self.call("thread/inject_items", codex.inject_params(run.thread_id, missed))
+
+    async def _load_thread(self, run: Run) -> bool:
+        """Open the session's thread, and say whether it is the one that it had before."""
         request = run.request
         wanted = _Opened(request.route.base_url if request.route else None, request.model)
 
@@ -249,7 +255,7 @@ class AppServerChild:
         if request.thread_id is not None and request.thread_id in self._loaded:
             if self._loaded[request.thread_id].serves(wanted):
                 register(request.thread_id)
-                return
+                return True
             self.close_thread(request.thread_id)
         if request.thread_id is not None:
             if request.thread_id in self._closing:
@@ -257,7 +263,7 @@ class AppServerChild:
             try:
                 await self.call("thread/resume", codex.resume_params(request), on_result=on_result)
                 run.emit({"type": "thread.started", "thread_id": run.thread_id, "resumed": True})
-                return
+                return True
             except CodexFailed as problem:
                 # Codex keeps no file of a thread that never had a turn, one may have been deleted, and one may be of a
                 # model provider that is no longer used. Any other refusal may pass, and must not cost the conversation.
@@ -267,6 +273,7 @@ class AppServerChild:
                 run.emit(codex.not_resumed_event(problem.message))
         await self.call("thread/start", codex.thread_params(request), on_result=on_result)
         run.emit({"type": "thread.started", "thread_id": run.thread_id, "resumed": False})
+        return False
 
 
 @dataclass(frozen=True, slots=True)

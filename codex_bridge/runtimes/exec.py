@@ -79,7 +79,7 @@ class ExecRuntime:
                 run.child, run.reader = child, reader
                 if run.interrupted or self._stopping:
                     child.kill()
-                child.write(codex_exec.prompt(request))
+                child.write(codex_exec.prompt(request, thread_id))
                 child.end_input()
                 await _follow(child, run)
                 how = await child.exit_status()

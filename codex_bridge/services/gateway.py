@@ -23,6 +23,7 @@ from ..errors import NotFound, Unauthorized, UpstreamFailed
 from ..limits import (
     MAX_CHOICE_CHARACTERS,
     MAX_GATEWAY_BODY_BYTES,
+    MAX_PASSED_ANSWER_BYTES,
     MAX_RETRY_AFTER_S,
     MAX_UPSTREAM_MESSAGE_CHARACTERS,
 )
@@ -257,8 +258,15 @@ def _pass_through(request: Request, answer: ClientResponse, lease: _Lease, rest:
         return b"\n\n" + _failed_event(problem.message, _FINAL_ERROR_CODE)
 
     reader = UsageReader()
+    size = 0
 
     def on_piece(piece: bytes) -> None:
+        nonlocal size
+        size += len(piece)
+        if size > MAX_PASSED_ANSWER_BYTES:
+            raise UpstreamFailed(
+                f"The model's answer has more than {MAX_PASSED_ANSWER_BYTES} bytes.", passes=False
+            )
         usage = reader.feed(piece)
         if usage is not None:
             lease.on_usage(usage)

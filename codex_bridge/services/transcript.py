@@ -33,6 +33,8 @@ class Transcript:
         session, kind = live.session, event["type"]
         if kind == "thread.started":
             session.thread_id = event["thread_id"]
+            if not event["resumed"]:
+                session.thread_turn_id = None
             # The thread is known to the next bridge before anything happens in it.
             self._recorder.secure(live)
         elif kind == "warning":

@@ -154,6 +154,8 @@ class TurnPlayer:
             if event["type"] == "turn.started":
                 # Else nobody could see what `auto` was for this turn.
                 event["execution_class"] = request.execution_class
+                if request.execution_class is ExecutionClass.NATIVE_TOOLS:
+                    turn.live.session.thread_turn_id = turn.id
             self._on_event(turn, event)
 
         return await self._runtime.run_turn(request, on_event, lambda asked: self._ask(turn, asked))
@@ -167,8 +169,7 @@ class TurnPlayer:
     def _make_request(self, turn: Turn) -> TurnRequest:
         """Return what the runtime is given. Made late: the turn before may have begun the session's thread."""
         session, prompt = turn.live.session, turn.prompt
-        execution_class = self._class_of(turn.backend)
-        is_native = execution_class is ExecutionClass.NATIVE_TOOLS
+        history, heard = _history(session, turn.id)
         return TurnRequest(
             session_id=session.id,
             turn_id=turn.id,
@@ -181,8 +182,9 @@ class TurnPlayer:
             route=self._open_route(turn),
             images=prompt.images,
             context={**session.context, **prompt.context},
-            execution_class=execution_class,
-            history=() if is_native else _history(session, turn.id),  # Codex keeps its own
+            execution_class=self._class_of(turn.backend),
+            history=history,
+            heard=heard,
         )
 
     def _open_route(self, turn: Turn) -> ModelRoute | None:
@@ -241,11 +243,18 @@ class TurnPlayer:
         return outcome
 
 
-def _history(session: Session, turn_id: str) -> tuple[Utterance, ...]:
-    """Return what was said in a session before a turn."""
+def _history(session: Session, turn_id: str) -> tuple[tuple[Utterance, ...], int]:
+    """Return what was said in a session before a turn, turn by turn, and how much of it Codex's thread has heard."""
     later = {turn_id, *session.queued_turn_ids}
-    return tuple(
-        Utterance(message.role is Role.USER, message.text)
-        for message in session.messages
-        if message.turn_id not in later
-    )
+    by_turn: dict[str, list[Utterance]] = {}
+    for message in session.messages:
+        if message.text and message.turn_id not in later:
+            said = Utterance(message.role is Role.USER, message.text)
+            by_turn.setdefault(message.turn_id, []).append(said)
+    history: list[Utterance] = []
+    heard = 0
+    for earlier_turn_id, utterances in by_turn.items():
+        history += utterances
+        if earlier_turn_id == session.thread_turn_id:
+            heard = len(history)
+    return tuple(history), heard

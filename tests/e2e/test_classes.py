@@ -15,7 +15,7 @@ from tests.support import models
 from tests.support.bridge import Bridge
 from tests.support.models import MODELS
 from tests.support.sse import Event, Stream, assert_contiguous
-from tests.support.upstream import Upstream
+from tests.support.upstream import Upstream, say
 
 pytestmark = pytest.mark.codex
 
@@ -227,6 +227,29 @@ def test_a_turn_is_interrupted(
     assert seen.command()["status"] == "failed"
     seen = play(one, models.run("ls"))
     assert "over" not in seen.command()["aggregatedOutput"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "order", [(NATIVE, TOOLS, TEXT, NATIVE, NATIVE), (TEXT, NATIVE, NATIVE, TOOLS, NATIVE)]
+)
+def test_a_conversation_survives_a_change_of_class(
+    bridge: BridgeFactory, upstream: Upstream, kind: str, order: tuple[str, ...]
+) -> None:
+    upstream.script = lambda request: say(f"Heard {request.user_text[-1]}.")
+    one = bridge(**settings(kind, order[0]))
+    session_id = one.create_session()
+    for number, execution_class in enumerate(order):
+        assert one.post("/runtime/config", {"execution_class": execution_class}).status == 200
+        one.send(session_id, f"message {number}")
+        assert one.settled(session_id)["last_error"] is None
+        told = upstream.requests[-1].conversation
+        for earlier in range(number):
+            assert told.count(f"message {earlier}") == told.count(f"Heard {earlier}.") == 1, (
+                order,
+                number,
+                told,
+            )
 
 
 # Quality --------------------------------------------------------------------------------------------

@@ -342,20 +342,6 @@ def test_images_and_context_are_shown(bridge: BridgeFactory, upstream: Upstream)
     assert image["image_url"]["url"].startswith("data:image/png;base64,")
 
 
-def test_a_session_may_change_its_class(bridge: BridgeFactory, upstream: Upstream) -> None:
-    one = bridge(**CLASS)
-    upstream.script = rounds(say("From the loop."))
-    session_id = one.create_session()
-    assert end_of(play(one, "one", session_id))["status"] == "idle"
-    for chosen, said in (("native_tools", "From Codex."), ("model_tools", "From the loop again.")):
-        assert one.post("/runtime/config", {"execution_class": chosen}).status == 200
-        upstream.script = rounds(say(said))
-        session = end_of(play(one, chosen, session_id))
-        assert (session["status"], session["messages"][-1]["text"]) == ("idle", said), session["last_error"]
-    assert [request.is_chat for request in upstream.requests] == [True, False, True]
-    assert "From Codex." in upstream.requests[-1].conversation
-
-
 def test_the_key_is_in_no_reach_of_a_command(bridge: BridgeFactory, upstream: Upstream) -> None:
     upstream.script = rounds(
         command("env; cat /proc/*/environ /proc/*/cmdline 2>/dev/null | tr '\\0' '\\n'"), say("Ok.")

@@ -398,14 +398,16 @@ def test_a_session_goes_on_when_the_service_changes(
     }
     session_id = one.create_session()
     threads = []
-    for config in (own, provider, own):
+    for number, config in enumerate((own, provider, own)):
         one.post("/runtime/config", config)
-        one.send(session_id, "Hello")
+        one.send(session_id, f"Hello {number}")
         session = one.settled(session_id)
         assert (session["status"], session["last_error"]) == ("idle", None)
         threads.append(session["thread_id"])
     keys = [request.headers["authorization"] for request in upstream.requests]
     assert [key == f"Bearer {'k' * 9}" for key in keys] == [False, True, False]
-    # Where Codex lets no thread change its provider, the host is told that the model has forgotten.
+    # Where Codex lets no thread change its provider, the host is told that another has begun, with what was said.
     told = [event["code"] for event in session["events"] if event["type"] == "warning" and "code" in event]
     assert told.count("thread_not_resumed") == sum(a != b for a, b in itertools.pairwise(threads))
+    for number, request in enumerate(upstream.requests):
+        assert all(request.conversation.count(f"Hello {earlier}") == 1 for earlier in range(number + 1))

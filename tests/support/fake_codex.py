@@ -281,6 +281,10 @@ class AppServer:
             return {"error": {"code": -32600, "message": message}}
         return {"result": {"thread": {"id": params["threadId"], "turns": []}, "model": "demo"}}
 
+    def inject_items(self, params: Json) -> Json:
+        """Take what was said elsewhere; the scripted Codex remembers nothing."""
+        return {"result": {}}
+
     def unsubscribe(self, params: Json) -> Json:
         """Close a thread, a moment later."""
         thread = params["threadId"]
@@ -390,6 +394,7 @@ class AppServer:
         "initialize": initialize,
         "thread/start": start_thread,
         "thread/resume": resume_thread,
+        "thread/inject_items": inject_items,
         "thread/unsubscribe": unsubscribe,
         "command/exec": exec_command,
         "account/read": read_account,
@@ -624,7 +629,8 @@ class Exec:
             subprocess.Popen(["sleep", "600"], stdin=subprocess.DEVNULL, start_new_session=True)
         prompt = sys.stdin.buffer.read().decode("utf-8-sig")
         self.server.note("starts.jsonl", {**entry, "prompt": prompt})
-        verb, _, argument = prompt.partition(" ")
+        message = prompt.rpartition("</earlier_conversation>\n\n")[2]
+        verb, _, argument = message.partition(" ")
         return self.PLAYS[verb](self, argument)
 
     def begin(self, thread: str = "") -> int:

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from codex_bridge.limits import MAX_RETOLD_CHARACTERS
 from codex_bridge.protocol import codex
 from codex_bridge.runtime import (
     Account,
@@ -16,6 +17,7 @@ from codex_bridge.runtime import (
     TurnOutcome,
     TurnRequest,
     TurnStatus,
+    Utterance,
 )
 
 COMMAND = {"type": "commandExecution", "id": "c", "command": "ls", "exitCode": 0, "status": "completed"}
@@ -249,6 +251,17 @@ def test_a_version_is_found(text: str, version: str | None) -> None:
 )
 def test_versions_are_compared_as_numbers(version: str, known: bool) -> None:
     assert codex.is_known_version(version) is known
+
+
+@pytest.mark.parametrize(
+    ("sizes", "told"),
+    [([], []), ([1, 2], [1, 2]), ([MAX_RETOLD_CHARACTERS - 1, 1], [MAX_RETOLD_CHARACTERS - 1, 1]),
+     ([5, MAX_RETOLD_CHARACTERS - 1, 2], [2]), ([5, MAX_RETOLD_CHARACTERS + 9], [MAX_RETOLD_CHARACTERS + 9])],
+)  # fmt: skip
+def test_codex_is_told_the_end_of_a_long_conversation(sizes: list[int], told: list[int]) -> None:
+    said = [Utterance(index % 2 == 0, "x" * size) for index, size in enumerate(sizes)]
+    items = codex.inject_params("t", said)["items"]
+    assert [len(item["content"][0]["text"]) for item in items] == told
 
 
 def test_a_conversation_that_is_lost_is_told_with_the_reason() -> None:

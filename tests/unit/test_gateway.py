@@ -7,6 +7,7 @@ import pytest
 
 from codex_bridge import log
 from codex_bridge.adapters.http_client import HttpClient, Origin
+from codex_bridge.limits import MAX_PASSED_ANSWER_BYTES
 from codex_bridge.protocol import json_codec
 from codex_bridge.protocol.openai import Usage
 from codex_bridge.runtime import Failure
@@ -463,3 +464,23 @@ async def test_silence_in_an_answer_to_a_loop_is_told_in_it() -> None:
         reply = await codex.post(path=LOOP)
         error = json_codec.decode(reply.body.rpartition(b"data: ")[2])["error"]
         assert (error["code"], error["passes"]) == ("upstream_timeout", False)
+
+
+@on_loop
+async def test_an_answer_that_would_end_codex_is_ended_before() -> None:
+    piece = b"data: " + b"x" * 999_992 + b"\n\n"
+
+    async def script(peer: Peer) -> None:
+        await take_request(peer)
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
+        for _ in range(MAX_PASSED_ANSWER_BYTES // len(piece) + 1):
+            await peer.send(piece)
+        await peer.rest()
+
+    async with scripted(script) as port, gateway(port) as codex:
+        reply = await codex.post()
+        passed, _, failed = reply.body.rpartition(b"event: response.failed\ndata: ")
+        assert len(passed) <= MAX_PASSED_ANSWER_BYTES + 2
+        error = json_codec.decode(failed)["response"]["error"]
+        assert error["code"] == "invalid_prompt", "or Codex would ask for as much again"
+        assert codex.failure == Failure(error["message"], "upstream_error")
