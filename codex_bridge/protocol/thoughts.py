@@ -41,8 +41,13 @@ class ThoughtSplitter:
         self._held = ""
         self._begins_line = False
 
-    def feed(self, text: str) -> Split:
-        """Take the next piece of the text."""
+    def feed(self, text: str) -> Split | None:
+        """Take the next piece of the text; return None where all of it is said, as mostly."""
+        if not text or self._state is _State.ANSWER:
+            return None
+        if self._state is _State.TEXT and not self._held and "<" not in text:
+            self._begins_line = text[-1] == "\n"
+            return None
         split = Split()
         rest, self._held = self._held + text, ""
         while rest:
