@@ -25,10 +25,10 @@ def split(text: str, step: int | None = None) -> tuple[str, str]:
         ("Hello", "", "Hello"),
         ("", "", ""),
         ("<think>Hm.</think>Hello", "Hm.", "Hello"),
-        ("\n<think>\nHm.\n</think>\n\nHello", "\nHm.\n", "\n\n\nHello"),
+        ("\n<think>\nHm.\n</think>\n\nHello", "\nHm.\n", "\nHello"),
         ("<think>Hm</thin</thinker></think>Hello", "Hm</thin</thinker>", "Hello"),
-        ("<think>a</think>\n<think>b</think>Hello <think>c</think>", "ab", "\nHello <think>c</think>"),
-        ("<think></think>\n\nHello", "", "\n\nHello"),
+        ("<think>a</think>\n<think>b</think>Hello <think>c</think>", "ab", "Hello <think>c</think>"),
+        ("<think></think>\n\nHello", "", "Hello"),
         # One that does not end.
         ("<think>Hm.", "Hm.", ""),
         ("<think>Hm.</thin", "Hm.</thin", ""),
@@ -39,9 +39,9 @@ def split(text: str, step: int | None = None) -> tuple[str, str]:
         ("It ends with </think>.\n </think>", "", "It ends with </think>.\n </think>"),
         ("Hello\n</thin", "", "Hello\n</thin"),
         # The begin is lost.
-        ("Hm.\n</think>\nHello", "Hm.\n", "\nHello"),
+        ("Hm.\n</think>\nHello", "Hm.\n", "Hello"),
         ("Hm.\n<think>\n</think>Hello\n</think>", "Hm.\n<think>\n", "Hello\n</think>"),
-        ("\n</think>\nHello\n</think>", "", "\n\nHello\n</think>"),
+        ("\n</think>\nHello\n</think>", "", "\nHello\n</think>"),
     ],
 )
 def test_a_text_is_split_in_any_pieces(text: str, thought: str, said: str) -> None:
