@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
 import socket
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 from . import config as settings
 from . import log
 from .adapters.database import Database
 from .adapters.http_client import HttpClient
-from .adapters.http_server import HttpServer, is_loopback
+from .adapters.http_server import HttpServer
 from .api import replies
 from .api.access import Access
 from .api.approvals import ApprovalRoutes
@@ -29,15 +28,24 @@ from .api.stream import StreamRoutes
 from .api.tools import ToolRoutes
 from .api.verification import VerificationRoutes
 from .config import Config
-from .errors import ConfigError, StartFailed, StoreFailed
-from .limits import CLOSE_GRACE_S, CODEX_IDLE_TIMEOUT_MS, DOCTOR_WAIT_S, SHORT_TOKEN_CHARACTERS
-from .model import Latitude
+from .errors import StartFailed, StoreFailed
+from .from_config import (
+    NEVER,
+    check_bind,
+    find_doubts,
+    latitude,
+    make_client,
+    provider_settings,
+    show_address,
+    shown_settings,
+)
+from .limits import CLOSE_GRACE_S, CODEX_IDLE_TIMEOUT_MS, DOCTOR_WAIT_S
 from .runtime import ExecutionClass, Runtime, Sandbox
 from .runtimes.accounts import AppServerAccounts
 from .runtimes.app_server import AppServerRuntime, BriefSandbox
 from .runtimes.by_class import ClassRuntime
 from .services.approvals import Approvals
-from .services.backend import Backend, ProviderSettings
+from .services.backend import Backend
 from .services.device_auth import DeviceAuth
 from .services.executor import TurnExecutor
 from .services.gateway import Gateway
@@ -69,7 +77,6 @@ from .workspace.tools import Tools
 
 Result = TypeVar("Result")
 
-_NEVER = "never"
 # In the state directory.
 _DATABASE = "bridge.db"
 
@@ -86,14 +93,14 @@ class Bridge:
         check_bind(config, sockets)
         log.hide(config.token)
         roots = WorkspaceRoots(config.workspace_root, config.workspace_roots)
-        runtime_config = RuntimeConfig(_provider_settings(config), roots)
-        self._doubts = _doubts(config, runtime_config.backend.auth_mode, sockets)
+        runtime_config = RuntimeConfig(provider_settings(config), roots)
+        self._doubts = find_doubts(config, runtime_config.backend.auth_mode, sockets)
         self._environ = settings.child_environment(config)
         self._state: StateDirectory | None = None
         self._scratch: str | None = None
         self._is_listening = False
         self._is_open = self._is_settled = False
-        self._client = _make_client(config)
+        self._client = make_client(config)
         self._gateway = Gateway(self._client)
         self._gateway_server = HttpServer(self._gateway.handle, replies.failure)
         # With exec it is there for Codex's account alone, and started only when that is asked for.
@@ -115,7 +122,7 @@ class Bridge:
         self._executor = TurnExecutor(config.max_concurrent_turns, config.max_queued_turns)
         self._database = Database(os.path.join(config.state_dir, _DATABASE), MIGRATIONS)
         self._recorder = Recorder(self._database)
-        self._latitude = _latitude(config)
+        self._latitude = latitude(config)
         self._sessions = SessionService(self._database, self._recorder, self._latitude)
         self._sessions.on_forget = self._host_tools.end_session
         self._transcript = Transcript(self._recorder)
@@ -203,7 +210,7 @@ class Bridge:
             self._approvals,
             self._executor,
             self._verification.class_of,
-            self._config.approval_policy != _NEVER,
+            self._config.approval_policy != NEVER,
             self._config.turn_timeout_ms / 1000,
         )
         return TurnService(
@@ -231,7 +238,7 @@ class Bridge:
             self._device_auth,
             self._database,
             self._verification,
-            _shown(config),
+            shown_settings(config),
         )
         configuration = RuntimeConfigRoutes(runtime_config)
         auth = AuthRoutes(self._device_auth)
@@ -293,13 +300,13 @@ class Bridge:
         if self._sockets:
             for listener in self._sockets:
                 await self._server.listen_on(listener)
-            return [_address(listener.getsockname()) for listener in self._sockets]
+            return [show_address(listener.getsockname()) for listener in self._sockets]
         where = config.socket or f"{config.host}:{config.port}"
         try:
             if config.socket is not None:
                 await self._server.listen_unix(config.socket)
-                return [_address(config.socket)]
-            return [_address(await self._server.listen_tcp(config.host, config.port))]
+                return [show_address(config.socket)]
+            return [show_address(await self._server.listen_tcp(config.host, config.port))]
         except OSError as problem:
             reason = os.strerror(problem.errno) if problem.errno else str(problem)
             raise StartFailed(
@@ -426,136 +433,6 @@ class Bridge:
             self._state.close()
         if self._is_listening:
             log.info("stopped")
-
-
-def _make_client(config: Config) -> HttpClient:
-    """Return the client for upstreams, with its time-outs and proxies."""
-    proxies = settings.proxy_rules(config)
-    for secret in proxies.secrets if proxies else ():
-        log.hide(secret)
-    return HttpClient(
-        config.upstream_connect_timeout_ms / 1000,
-        config.upstream_first_byte_timeout_ms / 1000,
-        config.upstream_idle_timeout_ms / 1000,
-        proxies,
-    )
-
-
-def check_bind(config: Config, sockets: Sequence[socket.socket] = ()) -> None:
-    """Refuse to listen where others can reach without a token."""
-    if config.token is not None:
-        return
-    hosts = {}
-    if sockets:
-        for listener in sockets:
-            if listener.family is not socket.AF_UNIX:
-                hosts[listener.getsockname()[0]] = f"LISTEN_FDS: {_address(listener.getsockname())}"
-    elif config.socket is None:
-        hosts[config.host] = f"CODEX_BRIDGE_HOST={config.host}"
-    for host, name in hosts.items():
-        if not is_loopback(host):
-            raise ConfigError(
-                f"{name}: without CODEX_BRIDGE_TOKEN only loopback addresses are served, "
-                "or anyone who can reach this address could run Codex here."
-            )
-
-
-def _address(name: str | bytes | tuple[Any, ...]) -> str:
-    """Return what a log shows of a socket's name: a URL, or where a unix socket is."""
-    if isinstance(name, tuple):
-        host, port = name[:2]
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    path = os.fsdecode(name)
-    return f"unix:@{path[1:]}" if path.startswith("\0") else f"unix:{path}"
-
-
-def _provider_settings(config: Config) -> ProviderSettings:
-    return ProviderSettings(
-        config.provider,
-        config.auth_mode,
-        config.base_url,
-        config.api_key,
-        config.default_model,
-        config.execution_class,
-        config.wire_api,
-    )
-
-
-def _latitude(config: Config) -> Latitude:
-    """Return what sessions may choose.
-
-    With `never` nobody is asked, so nothing leaves the sandbox: that a person may allow it is more, not less.
-    """
-    policies = settings.APPROVAL_POLICIES[: settings.APPROVAL_POLICIES.index(config.approval_policy) + 1]
-    modes = settings.SANDBOX_MODES[: settings.SANDBOX_MODES.index(config.sandbox_mode) + 1]
-    return Latitude(policies[-1:] if config.approval_policy == _NEVER else policies, modes)
-
-
-def _doubts(config: Config, auth_mode: str, sockets: Sequence[socket.socket]) -> list[str]:
-    """Return what an operator may not have meant, a sentence each."""
-    doubts = []
-    if sockets and config.socket is not None:
-        doubts.append("CODEX_BRIDGE_SOCKET is not used: the service manager has opened the sockets.")
-    if config.token is not None and len(config.token) < SHORT_TOKEN_CHARACTERS:
-        doubts.append(
-            f"CODEX_BRIDGE_TOKEN is short enough to be guessed; {SHORT_TOKEN_CHARACTERS} characters are better."
-        )
-    if auth_mode == "chatgpt" and config.base_url is not None:
-        doubts.append("CODEX_PROVIDER_API_BASE_URL is not used: without a key Codex uses its own sign-in.")
-    if config.api_key is not None and auth_mode == "none" and config.auth_mode is None:
-        doubts.append(f"CODEX_PROVIDER_API_KEY is not used: the provider {config.provider} takes no key.")
-    if auth_mode == "api_key" and config.api_key is None:
-        doubts.append(
-            "CODEX_PROVIDER_API_KEY is not set, so requests go out without a key; "
-            "CODEX_AUTH_MODE=none says that this is meant, where the provider takes it."
-        )
-    doubts += [
-        f"The workspace {log.printable(root)} holds the bridge's own program: turns may change it, and it runs "
-        "outside of the sandbox. CODEX_WORKSPACE_ROOT (or --workspace) can name another directory."
-        for root in config.workspace_roots
-        if config.sandbox_mode != settings.SANDBOX_MODES[0] and _holds_the_program(root)
-    ]
-    return doubts
-
-
-def _holds_the_program(directory: str) -> bool:
-    program = os.path.realpath(__file__)  # in the single file it begins with that file's path
-    return program.startswith(directory.rstrip("/") + "/")
-
-
-def _shown(config: Config) -> dict[str, Any]:
-    """Return what `/runtime/info` tells of the settings that do not change while the bridge runs."""
-    return {
-        "runtime_kind": config.runtime_kind,
-        "sandbox_mode": config.sandbox_mode,
-        "approval_policy": config.approval_policy,
-        "workspace_roots": list(config.workspace_roots),
-    }
-
-
-async def examine(config: Config) -> list[Check] | None:
-    """Return what a bridge with this configuration finds right and wrong; None when SIGTERM came first."""
-    bridge = Bridge(config)
-    return await _until_signal(bridge, bridge.examine())
-
-
-async def verify(config: Config, on_progress: OnProgress) -> dict[str, Any] | None:
-    """Return the report on the provider and the model of a configuration; None when SIGTERM came first."""
-    bridge = Bridge(config)
-    return await _until_signal(bridge, bridge.verify(on_progress))
-
-
-async def _until_signal(bridge: Bridge, work: Coroutine[Any, Any, Result]) -> Result | None:
-    """Return what `work` on a bridge does, None when SIGTERM came first; stop the bridge."""
-    looking = asyncio.create_task(work, name="look")
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, looking.cancel)
-    try:
-        await asyncio.wait([looking])
-        return None if looking.cancelled() else looking.result()
-    finally:
-        looking.cancel()
-        await asyncio.wait([looking])
-        await bridge.stop()
 
 
 async def as_task(awaitable: Awaitable[Result]) -> Result:

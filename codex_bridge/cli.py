@@ -103,11 +103,11 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from . import app, config, log
+    from . import app, config, doctor, log
 
     loaded = config.load(flags=_flags(options))
     log.set_level("error")  # what is found is told below
-    checks = app.run(lambda: app.examine(loaded))
+    checks = app.run(lambda: doctor.examine(loaded))
     if checks is None:
         return 1
     if options.json:
@@ -121,12 +121,12 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from . import app, config, log
+    from . import app, config, doctor, log
 
     loaded = config.load(flags=_flags(options))
     log.set_level("error")  # what is found is told below
     tell = (lambda progress: None) if options.json else _tell_step
-    report = app.run(lambda: app.verify(loaded, tell))
+    report = app.run(lambda: doctor.verify(loaded, tell))
     if report is None:
         return 1
     if options.json:

@@ -21,7 +21,6 @@ import asyncio
 import contextlib
 import math
 import os
-import stat
 import threading
 import time
 import traceback
@@ -31,28 +30,23 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from .. import log
-from ..errors import BridgeError, StartFailed, StoreDamaged, StoreFailed
+from ..errors import StartFailed, StoreDamaged, StoreFailed
 from ..limits import (
     MAX_TOLD_DAMAGES,
     MAX_WAITING_WRITES,
-    STORE_CHECKPOINT_PAGES,
     STORE_CHECKPOINT_TRANSACTIONS,
     STORE_CLOSE_S,
     STORE_GATHER_S,
-    STORE_LOCK_WAIT_S,
     STORE_RETRY_S,
     STORE_SLOW_S,
 )
+from .database_file import CORRUPT, DAMAGED, checkpoint, close_file, code_of, connect, open_file
 
 if TYPE_CHECKING:
     import sqlite3  # at run time late, in the threads: it takes a start 4 ms
 
-# In the file's header: "CxBr". It tells our files from others'.
-_APPLICATION_ID = 0x43784272
 # Errors of a statement rather than of the disk, by SQLite's primary codes: ERROR, TOOBIG, CONSTRAINT, MISMATCH, MISUSE, RANGE.
 _STATEMENT_ERRORS = frozenset({1, 18, 19, 20, 21, 25})
-_CORRUPT = 11
-_DAMAGED = frozenset({_CORRUPT, 26})  # 26: not a database
 
 
 class Cursor(Protocol):
@@ -250,7 +244,7 @@ class Database:
         reason = "its thread has ended"
         jobs: list[_Job] | None = None
         try:
-            connection = _open(self.path, self._migrations)
+            connection = open_file(self.path, self._migrations)
             self._find_missing()
             self._measure()
             _settle([(opened, None, None)])
@@ -261,9 +255,9 @@ class Database:
                 transactions += 1
                 if transactions % STORE_CHECKPOINT_TRANSACTIONS == 0:
                     self._writing_since = time.monotonic()
-                    _checkpoint(connection, "PASSIVE")
+                    checkpoint(connection, "PASSIVE")
                     self._writing_since = math.inf
-            _close(connection)
+            close_file(connection)
             reason = "it is closed"
         except StartFailed as problem:
             _settle([(opened, None, problem)])
@@ -314,7 +308,7 @@ class Database:
                 with contextlib.suppress(sqlite3.Error):
                     if connection.in_transaction:
                         connection.execute("ROLLBACK")
-                if running is not None and _code(problem) == _CORRUPT:
+                if running is not None and code_of(problem) == CORRUPT:
                     # A damaged page is met by those alone who need it, but spoils the transaction for all.
                     running.problem = problem
                     left, running = [job for job in left if job is not running], None
@@ -407,7 +401,7 @@ class Database:
         result, problem = None, None
         try:
             if connection is None:
-                connection = _connect(self.path, "ro")
+                connection = connect(self.path, "ro")
             result = query(connection)
         except Exception as caught:  # noqa: BLE001 - it belongs to who waits for the result
             problem = caught
@@ -513,21 +507,15 @@ def _let_go(problem: Exception) -> None:
     traceback.clear_frames(problem.__traceback__)
 
 
-def _code(problem: Exception) -> int | None:
-    """Return SQLite's primary error code; None for what is no error of SQLite's own."""
-    code: int | None = getattr(problem, "sqlite_errorcode", None)
-    return None if code is None else code & 0xFF
-
-
 def _damage_of(problem: Exception | None) -> StoreDamaged | None:
     """Return what is told of a problem that is a damage of the file; None for another one."""
     import sqlite3
 
     if isinstance(problem, StoreDamaged):
         return problem
-    if isinstance(problem, sqlite3.Error) and _code(problem) in _DAMAGED:
+    if isinstance(problem, sqlite3.Error) and code_of(problem) in DAMAGED:
         return StoreDamaged(f"It lies where the database is damaged: {problem}.")
-    if isinstance(problem, sqlite3.OperationalError) and _code(problem) is None:
+    if isinstance(problem, sqlite3.OperationalError) and code_of(problem) is None:
         # Python's own, and it quotes the text.
         return StoreDamaged("A row of the database is damaged: a text in it is no UTF-8.")
     return None
@@ -535,7 +523,7 @@ def _damage_of(problem: Exception | None) -> StoreDamaged | None:
 
 def _is_of_the_disk(problem: Exception) -> bool:
     """Say whether it is no fault of the statement's: others may fail, too."""
-    code = _code(problem)
+    code = code_of(problem)
     return isinstance(problem, MemoryError) or (code is not None and code not in _STATEMENT_ERRORS)
 
 
@@ -553,120 +541,3 @@ def _size(path: str) -> int:
         return os.stat(path).st_size
     except OSError:
         return 0
-
-
-# Opening ------------------------------------------------------------------------------------------
-
-
-def _open(path: str, migrations: Sequence[str]) -> sqlite3.Connection:
-    """Return a connection that writes to the file, which is there and of the newest version; raise `StartFailed`."""
-    import sqlite3
-
-    try:
-        _make_private(path)
-        # Looked at by a connection that cannot write: what is not ours, or too new for us, stays as it is.
-        connection = _connect(path, "ro")
-        try:
-            _check(path, connection, len(migrations))
-        finally:
-            connection.close()
-        connection = _connect(path, "rw")
-        try:
-            _prepare(connection, migrations)
-        except sqlite3.Error:
-            connection.close()
-            raise
-    except OSError as problem:
-        raise StartFailed(f"Cannot open the database {path}: {problem.strerror}.") from None
-    except sqlite3.Error as problem:
-        raise _start_failed(path, problem) from None
-    except ValueError as problem:
-        raise StartFailed(f"Cannot open the database {path!r}: {problem}.") from None
-    return connection
-
-
-def _start_failed(path: str, problem: sqlite3.Error) -> BridgeError:
-    if _code(problem) in _DAMAGED:
-        return StartFailed(
-            f"The database {path} is damaged: {problem}. Move it away, with {path}-wal where that is there, and "
-            "start again; nothing is done to it automatically.",
-            code="store_damaged",
-        )
-    return StartFailed(f"Cannot open the database {path}: {problem}.")
-
-
-def _make_private(path: str) -> None:
-    """Make the file where it is missing, and let nobody else read it; SQLite gives its other files the same mode."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        if stat.S_IMODE(os.fstat(descriptor).st_mode) != 0o600:
-            os.fchmod(descriptor, 0o600)
-    finally:
-        os.close(descriptor)
-    for suffix in ("-wal", "-shm"):
-        with contextlib.suppress(FileNotFoundError):
-            os.chmod(path + suffix, 0o600)
-
-
-def _connect(path: str, mode: str) -> sqlite3.Connection:
-    import sqlite3
-
-    quoted = path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
-    connection = sqlite3.connect(
-        f"file://{quoted}?mode={mode}", uri=True, timeout=STORE_LOCK_WAIT_S, isolation_level=None
-    )
-    # Or a savepoint's journal is a file in a directory that others use.
-    connection.execute("PRAGMA temp_store = MEMORY")
-    return connection
-
-
-def _check(path: str, connection: sqlite3.Connection, newest: int) -> None:
-    """Raise `StartFailed` for a database that is not ours or of a version that this bridge does not know."""
-    version = _pragma(connection, "user_version")
-    is_empty = _pragma(connection, "schema_version") == 0
-    if not is_empty and _pragma(connection, "application_id") != _APPLICATION_ID:
-        raise StartFailed(f"The file {path} is the database of another program.")
-    if version > newest:
-        raise StartFailed(
-            f"The database {path} is of version {version}, and this bridge knows versions up to {newest}: "
-            "a newer bridge has used it. Start that one, or move the file away.",
-            code="store_too_new",
-        )
-
-
-def _prepare(connection: sqlite3.Connection, migrations: Sequence[str]) -> None:
-    """Set the connection up and apply the migrations that are missing, each in one transaction."""
-    if _pragma(connection, "schema_version") == 0:
-        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-    connection.execute("PRAGMA journal_mode = WAL")
-    # On macOS a plain fsync leaves the data in the drive's own memory; elsewhere this changes nothing.
-    connection.execute("PRAGMA fullfsync = ON")
-    connection.execute(f"PRAGMA wal_autocheckpoint = {STORE_CHECKPOINT_PAGES}")
-    for number, script in enumerate(migrations, 1):
-        if number > _pragma(connection, "user_version"):
-            connection.executescript(
-                f"BEGIN IMMEDIATE; PRAGMA application_id = {_APPLICATION_ID};\n{script};\n"
-                f"PRAGMA user_version = {number}; COMMIT"
-            )
-
-
-def _pragma(connection: sqlite3.Connection, name: str) -> int:
-    value: int = connection.execute(f"PRAGMA {name}").fetchone()[0]
-    return value
-
-
-def _checkpoint(connection: sqlite3.Connection, kind: str) -> None:
-    """Copy what is in the -wal file into the database, between two transactions rather than inside one."""
-    import sqlite3
-
-    # Where it fails all is stored none the less: a later one, or the next start, does it.
-    with contextlib.suppress(sqlite3.Error):
-        connection.execute(f"PRAGMA wal_checkpoint({kind})")
-
-
-def _close(connection: sqlite3.Connection) -> None:
-    import sqlite3
-
-    _checkpoint(connection, "TRUNCATE")
-    with contextlib.suppress(sqlite3.Error):
-        connection.close()

@@ -206,13 +206,15 @@ class ClientResponse:
             connection.close()
 
     async def read_error_text(self) -> bytes:
-        """Return the beginning of the body, enough for an error's message; close the connection."""
+        """Return the beginning of the body, enough for an error's message, or what there is of it; close the connection."""
         data = b""
         try:
             async for piece in self.iter_body():
                 data += piece
                 if len(data) > MAX_ERROR_BODY_BYTES:
                     break
+        except UpstreamFailed:
+            pass  # the status says more than that its explanation broke off
         finally:
             self.close()
         return data[:MAX_ERROR_BODY_BYTES]

@@ -91,6 +91,7 @@ class ChatReader:
     def end(self) -> list[ChatDelta]:
         """Return what is still to be read at the answer's end; raise `UpstreamFailed` as `feed` does."""
         deltas = self._read(b"\n") if self._is_json else []
+        self.is_done = self.is_done or bool(deltas)
         rest = self._thoughts.end()
         return [*deltas, ChatDelta(rest.said, rest.thought)]
 
@@ -104,20 +105,22 @@ class ChatReader:
             if not self._has_begun:
                 self._has_begun = True
                 line = line.removeprefix(_BYTE_ORDER_MARK)
-            if not (self._is_json or line.startswith(b"data:")):
+            if line.startswith(b"data:"):
+                data = line[5:].strip()
+            elif self._is_json:
+                data = line
+            else:
                 continue  # a comment, an event's name, the empty line behind each
-            data = line.removeprefix(b"data:").strip()
             if data == _DONE:
                 self.is_done = True
             elif data and not self.is_done:
                 deltas.append(self._split(read_chunk(data)))
-                self.is_done = self._is_json is True
         return deltas
 
     def _split(self, delta: ChatDelta) -> ChatDelta:
         """Take what is thought out of a delta's text."""
         split = self._thoughts.feed(delta.text)
-        if split.said == delta.text and not (split.thought or split.takes_back):
+        if split is None:
             return delta
         return replace(
             delta, text=split.said, reasoning=delta.reasoning + split.thought, takes_back=split.takes_back

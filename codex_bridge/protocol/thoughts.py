@@ -3,6 +3,7 @@
 Thoughts stand before all else, between `<think>` and `</think>`. The templates of many models write the `<think>` into the
 prompt, so that an answer has the other mark alone: where one begins a line, all before it was thought, though it was taken
 for the answer. Behind the first thoughts both marks are text like any other, and so is a `<think>` behind other text.
+White space between thoughts and answer is neither.
 """
 
 from __future__ import annotations
@@ -41,8 +42,13 @@ class ThoughtSplitter:
         self._held = ""
         self._begins_line = False
 
-    def feed(self, text: str) -> Split:
-        """Take the next piece of the text."""
+    def feed(self, text: str) -> Split | None:
+        """Take the next piece of the text; return None where all of it is said, as mostly."""
+        if not text or self._state is _State.ANSWER:
+            return None
+        if self._state is _State.TEXT and not self._held and "<" not in text:
+            self._begins_line = text[-1] == "\n"
+            return None
         split = Split()
         rest, self._held = self._held + text, ""
         while rest:
@@ -64,12 +70,13 @@ class ThoughtSplitter:
 
     def _begin(self, text: str, split: Split) -> str:
         word = text.lstrip()
-        split.said += text[: len(text) - len(word)]
+        if not self._has_thought:
+            split.said += text[: len(text) - len(word)]
         if word.startswith(_BEGIN):
             self._state = _State.THOUGHT
             return word.removeprefix(_BEGIN)
         if word.startswith(_END):
-            self._state = _State.ANSWER
+            self._has_thought = True
             return word.removeprefix(_END)
         if _BEGIN.startswith(word) or _END.startswith(word):
             self._held = word
@@ -91,7 +98,7 @@ class ThoughtSplitter:
         # A line begins behind each line break, and with the text itself where the last piece has ended in one.
         lost = _LOST.search(text, 0 if self._begins_line else 1)
         if lost is not None:
-            self._state, split.takes_back = _State.ANSWER, True
+            self._state, self._has_thought, split.takes_back = _State.BEGIN, True, True
             split.thought += text[: lost.start()]
             return text[lost.end() :]
         _, line_break, line = text.rpartition("\n")

@@ -18,7 +18,7 @@ from ..protocol.chat import ChatDelta
 from ..protocol.intent import Intent, IntentReader
 from ..protocol.tools import ToolResult, ToolSpec
 from ..protocol.wishes import Wish
-from .dialect import OFFERED, AnswerReader, Reply, ToolCall, result_text
+from .dialect import CUT, FROM_BRIDGE, NOTHING_SAID, OFFERED, AnswerReader, Reply, ToolCall, result_text
 
 Json = dict[str, Any]
 
@@ -63,16 +63,13 @@ A tool call looks like this:
 ```
 
 A change of files is a ```patch block from *** Begin Patch to *** End Patch. If you want no tool, answer in plain words."""
-_FROM_BRIDGE = "[This is the bridge, not the person.]"
-_RESULTS = f"{_FROM_BRIDGE} What came of your tool calls:"
+_RESULTS = f"{FROM_BRIDGE} What came of your tool calls:"
 _EMPTY = "Your answer was empty."
-_CUT = "Your answer was cut off because it was too long. Do it in smaller steps."
 _MEANT = "Nothing was carried out. If you meant it, write it again as a `tool` or `patch` block; else just give your answer again."
 _NOTHING_DONE = (
     "Your answer says that something was done, but in this turn nothing was changed and no command was run: only a `tool` or "
     "`patch` block does something. Do it now by such a block, or say plainly that it was not done."
 )
-_NOTHING_SAID = "(nothing)"
 _VERIFIED = "Verified by the bridge:"
 _NOTHING = f"{_VERIFIED} in this turn no file was changed and no command was run."
 
@@ -141,7 +138,7 @@ class BridgeTools:
 
     def correction(self, problem: str) -> Json:
         """Return the message that says what was wrong, with an example."""
-        return {"role": "user", "content": f"{_FROM_BRIDGE} {problem}\n\n{_EXAMPLE}"}
+        return {"role": "user", "content": f"{FROM_BRIDGE} {problem}\n\n{_EXAMPLE}"}
 
     def closing(self, done: Sequence[tuple[ToolCall, ToolResult]]) -> str:
         """Return what was really done, when something was or the last answer sounds as if."""
@@ -153,17 +150,17 @@ class BridgeTools:
     def judge(self, text: str, intent: Intent, is_cut: bool) -> Reply:
         """Return an answer as the loop takes it; raise `UpstreamFailed` when a repair was asked for and is none."""
         self._last_text = text
-        message = {"role": "assistant", "content": intent.content.strip() or _NOTHING_SAID}
+        message = {"role": "assistant", "content": intent.content.strip() or NOTHING_SAID}
         broken = [wish.problem for wish in intent.wishes if wish.problem is not None]
         if len(broken) < len(intent.wishes):
             self._is_repaired = True
-            return Reply(text, tuple(map(_to_call, intent.wishes)), message)
+            return Reply(tuple(map(_to_call, intent.wishes)), message)
         if broken or not text:
-            problem = broken[0] if broken else _CUT if is_cut else _EMPTY
-            self._ask_for_repair(f"{problem} {_CUT}" if broken and is_cut else problem)
-            return Reply(text, (), message, problem)
+            problem = broken[0] if broken else CUT if is_cut else _EMPTY
+            self._ask_for_repair(f"{problem} {CUT}" if broken and is_cut else problem)
+            return Reply((), message, problem)
         self._is_repaired = True
-        return Reply(text, (), message, self._doubt(text, intent.hint))
+        return Reply((), message, self._doubt(text, intent.hint))
 
     def _ask_for_repair(self, problem: str) -> None:
         if not self._is_repaired:

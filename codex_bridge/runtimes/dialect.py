@@ -32,6 +32,12 @@ def _offer(spec: ToolSpec) -> ToolSpec:
     return replace(spec, properties={**spec.properties, "escalate": escalate, "justification": justification})
 
 
+# What a model is told by both dialects.
+FROM_BRIDGE = "[This is the bridge, not the person.]"
+CUT = "Your answer was cut off because it was too long. Do it in smaller steps."
+# Stands for an answer without a word: an empty one is refused by some upstreams.
+NOTHING_SAID = "(nothing)"
+
 # The tools as a model may call them. Its arguments are judged by these, in the loop.
 OFFERED: Mapping[str, ToolSpec] = {name: _offer(spec) for name, spec in TOOLS.items()}
 
@@ -53,12 +59,10 @@ class ToolCall:
 class Reply:
     """One answer of a model, read.
 
-    `text` is what a person is shown of it; `message` is how it goes into the conversation. `problem`: the answer as a
-    whole cannot be used, and this tells the model what to do better; there are no calls then, and what a person was
-    shown of it is void.
+    `message` is how it goes into the conversation. `problem`: the answer as a whole cannot be used, and this tells the
+    model what to do better; there are no calls then, and what a person was shown of it is void.
     """
 
-    text: str
     calls: tuple[ToolCall, ...]
     message: Json
     problem: str | None = None

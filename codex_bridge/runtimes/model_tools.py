@@ -11,7 +11,7 @@ from ..protocol import json_codec
 from ..protocol.chat import ChatDelta
 from ..protocol.chat_calls import Call, Calls
 from ..protocol.tools import ToolResult
-from .dialect import OFFERED, AnswerReader, Reply, ToolCall, result_text
+from .dialect import CUT, FROM_BRIDGE, NOTHING_SAID, OFFERED, AnswerReader, Reply, ToolCall, result_text
 
 Json = dict[str, Any]
 
@@ -19,12 +19,10 @@ _INSTRUCTIONS = (
     "Call the tools by the tool interface of this API. A call that is written into your text is not made."
 )
 _EMPTY = "Your answer was empty. Call a tool, or answer the person in words."
-_CUT = "Your answer was cut off because it was too long. Do it in smaller steps."
 _IN_TEXT = (
     "You have written a tool call into your text, where it does nothing. Make it by the tool interface, "
     "or answer the person in words alone."
 )
-_NOTHING_SAID = "(nothing)"
 # How models write a call that their server does not recognise as one.
 _NAMES = "|".join(OFFERED)
 _CALL_IN_TEXT = re.compile(
@@ -67,7 +65,7 @@ class ModelTools:
 
     def correction(self, problem: str) -> Json:
         """Return a message that says what was wrong; it is no person's."""
-        return {"role": "user", "content": f"[This is the bridge, not the person.] {problem}"}
+        return {"role": "user", "content": f"{FROM_BRIDGE} {problem}"}
 
     def closing(self, done: Sequence[tuple[ToolCall, ToolResult]]) -> str:
         """Add nothing: such models are told each result, and hosts are told each item."""
@@ -97,14 +95,14 @@ class _Reader:
             self._calls.give_ids()
             calls = tuple(map(self._read_call, self._calls))
             told = [_told(call) for call in calls]
-            return "", Reply(text, calls, {"role": "assistant", "content": text or None, "tool_calls": told})
-        message = {"role": "assistant", "content": text.strip() or _NOTHING_SAID}
+            return "", Reply(calls, {"role": "assistant", "content": text or None, "tool_calls": told})
+        message = {"role": "assistant", "content": text.strip() or NOTHING_SAID}
         problem = None
         if not text.strip():
-            problem = _CUT if self._finish == "length" else _EMPTY
+            problem = CUT if self._finish == "length" else _EMPTY
         elif _CALL_IN_TEXT.search(text):
             problem = _IN_TEXT
-        return "", Reply(text, (), message, problem)
+        return "", Reply((), message, problem)
 
     def _read_call(self, call: Call) -> ToolCall:
         arguments, problem = _read_arguments(call.arguments, self._finish == "length")
@@ -118,7 +116,7 @@ def _read_arguments(text: str, is_cut: bool) -> tuple[Json, str | None]:
     try:
         value = json_codec.decode(text.encode(errors="replace"))
     except InvalidJson as problem:
-        return {}, _CUT if is_cut else f"The arguments of this call are no valid JSON. {problem.message}"
+        return {}, CUT if is_cut else f"The arguments of this call are no valid JSON. {problem.message}"
     # Some encode them twice.
     if isinstance(value, str):
         return (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from typing import Any
 
 from .. import log
@@ -16,7 +16,7 @@ from ..limits import (
     PROBE_ANSWER_TIMEOUT_S,
 )
 from ..protocol import json_codec
-from ..protocol.chat import ChatReader
+from ..protocol.chat import ChatDelta, ChatReader
 from ..protocol.jsonrpc import LineSplitter
 from ..protocol.openai import error_message, read_error
 from ..values import value
@@ -72,11 +72,10 @@ class Probes:
         """Look whether the model calls a tool that `/chat/completions` offers it."""
         return await self._ask(self._call_tool())
 
-    async def _ask(self, work: Any) -> Finding:
+    async def _ask(self, work: Awaitable[Finding]) -> Finding:
         try:
             async with asyncio.timeout(PROBE_ANSWER_TIMEOUT_S):
-                found: Finding = await work
-                return found
+                return await work
         except UpstreamFailed as problem:
             return Finding(False, short(problem.message))
         except TimeoutError:
@@ -139,7 +138,7 @@ class Probes:
             )
         return Finding(True, f"The model called {names[0]} with {_quote(told)}.")
 
-    async def _chat(self, question: str, **more: Any) -> AsyncIterator[Any]:
+    async def _chat(self, question: str, **more: Any) -> AsyncIterator[ChatDelta]:
         """Yield the deltas of an answer."""
         reader = ChatReader()
         body = self._body(messages=[{"role": "user", "content": question}], **more)

@@ -155,23 +155,21 @@ def stream_translated(
     """
 
     async def pump(stream: Stream) -> None:
-        is_over = False
+        pieces, said, is_over = answer.iter_body(), b"", False
         try:
-            async for piece in answer.iter_body():
-                if is_over:
-                    continue  # what comes behind the end is read for the connection's sake alone
+            async for piece in pieces:
                 said = words.feed(piece)
                 if words.has_ended:
-                    said += words.finish()
-                    on_end()
-                    is_over = True
+                    break
                 if said:
                     await stream.write(said)
-            if not is_over:
-                said = words.finish()
-                on_end()
-                is_over = True
-                await stream.write(said)
+                said = b""
+            said += words.finish()
+            on_end()
+            is_over = True
+            await stream.write(said)
+            async for _ in pieces:
+                pass  # what comes behind the end is read for the connection's sake alone
         except UpstreamFailed as problem:
             if not is_over:
                 on_end()

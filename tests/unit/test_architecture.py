@@ -33,7 +33,7 @@ ARROWS = {
 ROOM_OF_MODULE = {
     "": "base", "errors": "base", "limits": "base", "log": "base", "model": "base", "config": "base", "runtime": "base",
     "providers": "base", "proxies": "base", "values": "base",
-    "app": "top", "daemon": "top", "cli": "top", "__main__": "top", "demo": "top",
+    "app": "top", "from_config": "top", "daemon": "top", "doctor": "top", "cli": "top", "__main__": "top", "demo": "top",
 }  # fmt: skip
 
 Modules = dict[str, ast.Module]
@@ -241,13 +241,17 @@ def test_only_the_process_adapter_starts_processes() -> None:
 
 def test_only_the_database_adapter_has_threads_and_sqlite() -> None:
     assert set(importers(read_package(SOURCE), {"sqlite3", "_sqlite3", "threading", "_thread"})) == {
-        "adapters.database"
+        "adapters.database",
+        "adapters.database_file",
     }
 
 
 def test_only_the_store_speaks_sql() -> None:
     writers = set(sql_writers(read_package(SOURCE)))
-    assert {name for name in writers if not name.startswith("store.")} == {"adapters.database"}
+    assert {name for name in writers if not name.startswith("store.")} == {
+        "adapters.database",
+        "adapters.database_file",
+    }
     assert "store.events" in writers
 
 

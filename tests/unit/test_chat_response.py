@@ -153,7 +153,7 @@ ANSWERS: dict[str, tuple[bytes, Short]] = {
         [("custom_tool_call", "", "apply_patch", "x"), ("function_call", "agents", "spawn", "{}")]),
     "thoughts in the text": (
         chunk(content="<think>Hm") + chunk(content="m.</think>") + chunk(content="\n\nHello") + STOP + DONE,
-        [*thought("Hmm."), *spoken("\n\nHello")]),
+        [*thought("Hmm."), *spoken("Hello")]),
     "thoughts in the text, before a call": (
         chunk(content="<think>\nHmm.\n</think>\n") + call(0, "1", "run", "{}") + CALLS + DONE, [*thought("\nHmm.\n"), run()]),
     "thoughts in the text whose begin is lost": (

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from codex_bridge.adapters import database as database_module
+from codex_bridge.adapters import database_file
 from codex_bridge.adapters.database import Connection, Database
 from codex_bridge.errors import StartFailed, StoreFailed
 from codex_bridge.limits import STORE_RETRY_AFTER_S
@@ -183,7 +184,7 @@ class TestWriting:
     async def test_a_disk_that_is_too_slow_is_failing_and_comes_back(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(database_module, "STORE_LOCK_WAIT_S", 0.01)
+        monkeypatch.setattr(database_file, "STORE_LOCK_WAIT_S", 0.01)
         monkeypatch.setattr(database_module, "STORE_RETRY_S", 0.02)
         async with opened(tmp_path, LOG) as database:
             with locked(tmp_path):

@@ -441,6 +441,19 @@ def test_a_loop_is_told_whether_another_try_may_help(
 
 
 @on_loop
+async def test_a_refusal_whose_explanation_breaks_off_is_a_refusal() -> None:
+    async def script(peer: Peer) -> None:
+        await take_request(peer)
+        await peer.send(b"HTTP/1.1 401 No\r\nContent-Length: 100\r\n\r\nbad key")
+
+    async with scripted(script) as port, gateway(port) as codex:
+        reply = await codex.post(path=LOOP)
+        error = json_codec.decode(reply.body)["error"]
+        assert (reply.status, error["code"], error["passes"]) == (401, "upstream_unauthorized", False)
+        assert error["message"] == "The upstream answered 401 No: bad key"
+
+
+@on_loop
 async def test_silence_in_an_answer_to_a_loop_is_told_in_it() -> None:
     async def script(peer: Peer) -> None:
         await take_request(peer)

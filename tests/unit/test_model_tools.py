@@ -16,7 +16,7 @@ def read(*deltas: ChatDelta) -> Reply:
     reader = ModelTools().reader()
     shown = [reader.feed(delta) for delta in deltas]
     rest, reply = reader.end()
-    assert "".join([*shown, rest]) == reply.text
+    assert "".join([*shown, rest]) == "".join(delta.text for delta in deltas)
     return reply
 
 

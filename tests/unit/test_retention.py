@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from codex_bridge.adapters import database as database_module
+from codex_bridge.adapters import database_file
 from codex_bridge.adapters.database import Connection, Database
 from codex_bridge.errors import BridgeError, Conflict, NotFound, StoreDamaged, Unavailable
 from codex_bridge.limits import IDEMPOTENCY_KEEP_S, MIN_KEPT_EVENTS
@@ -321,7 +322,7 @@ class TestBackground:
     async def test_a_failing_database_does_not_end_it(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(database_module, "STORE_LOCK_WAIT_S", 0.01)
+        monkeypatch.setattr(database_file, "STORE_LOCK_WAIT_S", 0.01)
         monkeypatch.setattr(database_module, "STORE_RETRY_S", 0.02)
         async with opened(tmp_path) as database:
             await with_sessions(database, 3)

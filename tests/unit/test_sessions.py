@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from codex_bridge.adapters import database as database_module
+from codex_bridge.adapters import database_file
 from codex_bridge.adapters.database import Connection
 from codex_bridge.errors import InvalidField, NotFound, StoreDamaged
 from codex_bridge.model import Message, Role, Session, SessionStatus, new_id
@@ -384,7 +385,7 @@ async def test_sessions_are_counted_right_when_all_are_deleted_meanwhile(
 async def test_what_a_failing_store_did_not_take_is_stored_in_its_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database_module, "STORE_LOCK_WAIT_S", 0.05)
+    monkeypatch.setattr(database_file, "STORE_LOCK_WAIT_S", 0.05)
     monkeypatch.setattr(database_module, "STORE_RETRY_S", 0.02)
     async with stored(tmp_path) as one:
         [live] = await one.create(1)
