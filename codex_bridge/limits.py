@@ -407,8 +407,8 @@ MAX_IMAGES_BYTES = 40 * MIB
 MAX_ACCEPTED = 1000
 # Texts of a tool's result that are told with it are short ones; the item has the long.
 MAX_TOLD_TEXT_CHARACTERS = 200
-# Larger ones are nobody's who means well; git is asked what they say.
-MAX_GIT_CONFIG_BYTES = 64 * KIB
+# Of a repository's configuration, or a file that names its directory. Larger ones are nobody's who means well.
+MAX_GIT_FILE_BYTES = 64 * KIB
 
 # Reading intent out of text -----------------------------------------------------------------------
 # The longest patch, escaped in JSON: a block that is longer is text.

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from typing import Any
 
+from ..adapters.threads import in_thread
 from ..errors import BridgeError, InvalidField
 from ..limits import MAX_ACCEPTED
 from ..protocol.tools import FileEdit, ToolResult, check_input, refusal
@@ -154,7 +155,7 @@ class Calls:
             return self._diff.render()
 
         # In a thread: hundreds of files, of megabytes, take seconds.
-        noting = asyncio.create_task(asyncio.to_thread(note), name="diff of a turn")
+        noting = in_thread(note, "diff of a turn")
         try:
             await asyncio.shield(noting)
         finally:
