@@ -49,8 +49,7 @@ async def read_file(arguments: Json, place: Place) -> ToolResult:
 
 def _list(arguments: Json, place: Place, watch: Watch) -> ToolResult:
     with Jail(place.root) as jail:
-        directory, parts = jail.open_directory(arguments["path"])
-        os.close(directory)
+        parts = jail.find_directory(arguments["path"])
         cursor = _read_cursor(arguments.get("cursor"))
         lister = Lister(jail, watch, is_recursive=arguments["recursive"], glob=arguments.get("pattern"))
         entries: list[Json] = []
@@ -82,12 +81,9 @@ def _read_cursor(cursor: str | None) -> str:
 def _entry(jail: Jail, path: str, name: str, directory: Parts) -> Json | None:
     """Return what is told of an entry; None when it is gone by now."""
     try:
-        opened = jail.open_parts(directory)
-        try:
+        with jail.directory(directory) as opened:
             info = os.stat(name, dir_fd=opened, follow_symlinks=False)
             target = os.readlink(name, dir_fd=opened) if stat.S_ISLNK(info.st_mode) else None
-        finally:
-            os.close(opened)
     except OSError:
         return None
     entry: Json = {"path": shown(path), "kind": "other"}
@@ -175,19 +171,11 @@ class Lister:
     def _batch(self, parts: Parts, prefix: str, cursor: str, done: str) -> list[str]:
         """Return the next paths of one directory, in order. One to be entered has a / at its end."""
         try:
-            directory = self.jail.open_parts(parts, to_list=True)
+            with self.jail.directory(parts, to_list=True) as directory, os.scandir(directory) as found:
+                return heapq.nsmallest(LIST_BATCH, self._keys(found, prefix, cursor, done))
         except OSError:
             self.unreadable += 1
             return []
-        try:
-            with os.scandir(directory) as found:
-                keys = self._keys(found, prefix, cursor, done)
-                return heapq.nsmallest(LIST_BATCH, keys)
-        except OSError:
-            self.unreadable += 1
-            return []
-        finally:
-            os.close(directory)
 
     def _keys(self, found: Iterator[os.DirEntry[str]], prefix: str, cursor: str, done: str) -> Iterator[str]:
         matches, is_recursive = self._matches, self.is_recursive

@@ -15,9 +15,9 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
 from typing import NoReturn
 
 from ..limits import MAX_LINK_HOPS, MAX_PATH_STEPS
@@ -86,9 +86,7 @@ class Jail:
         self._directory = self._open_root()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         os.close(self._directory)
 
     def find(self, path: str) -> Spot:
@@ -102,8 +100,8 @@ class Jail:
                 raise Refused("not_found", f"{told(path)}: there is no such file.")
             return _open_regular(spot.directory, spot.name, spot.info, path), spot.parts
 
-    def open_directory(self, path: str) -> tuple[int, Parts]:
-        """Open a directory to list it, and return its real parts too; raise `Refused`."""
+    def find_directory(self, path: str) -> Parts:
+        """Return the real parts of a directory that can be listed; raise `Refused`."""
         with self.find(path) as spot:
             if spot.info is None:
                 raise Refused("not_found", f"{told(path)}: there is no such directory.")
@@ -112,9 +110,19 @@ class Jail:
                     "not_a_directory", f"{told(path)}: expected a directory; it is a {kind_of(spot.info)}."
                 )
             try:
-                return os.open(".", _LIST, dir_fd=spot.directory), spot.parts
+                os.close(os.open(".", _LIST, dir_fd=spot.directory))
             except OSError as error:
                 refuse(error, path)
+            return spot.parts
+
+    @contextmanager
+    def directory(self, parts: Sequence[str], *, to_list: bool = False) -> Iterator[int]:
+        """Hold a directory open by its real parts, see `open_parts`."""
+        opened = self.open_parts(parts, to_list=to_list)
+        try:
+            yield opened
+        finally:
+            os.close(opened)
 
     def open_parts(self, parts: Sequence[str], *, to_list: bool = False) -> int:
         """Open a directory by its real parts, none of which may be a link by now; raise OSError or `Refused`."""
@@ -133,12 +141,9 @@ class Jail:
         """Open a regular file by its real parts, none of which may be a link by now; raise OSError or `Refused`."""
         if not parts or parts[-1] in ("", ".", ".."):
             raise Refused("not_a_file", f"{told('/'.join(parts))}: expected a file's name.")
-        directory = self.open_parts(parts[:-1])
-        try:
+        with self.directory(parts[:-1]) as directory:
             info = os.stat(parts[-1], dir_fd=directory, follow_symlinks=False)
             return _open_regular(directory, parts[-1], info, "/".join(parts))
-        finally:
-            os.close(directory)
 
     def inside(self, path: str) -> str | None:
         """Return an absolute path as one below the root, None where it is not spelled as lying there."""

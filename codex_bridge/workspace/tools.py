@@ -28,7 +28,7 @@ class Tools:
         self._loaded: tuple[dict[str, Runner], Edits] | None = None
 
     def _load(self) -> tuple[dict[str, Runner], Edits]:
-        """Return what runs each tool, and the one of them that has a preview."""
+        """Return what runs each tool, and what applies patches."""
         if self._loaded is not None:
             return self._loaded
         # Late: few starts need them, and to load them takes a tenth of a start.
@@ -64,14 +64,13 @@ class Tools:
         """
         return await _refusing(self._load()[0][name](arguments, place, on_output))
 
-    async def preview(self, name: str, arguments: Json, place: Place) -> ToolResult:
-        """Return what `apply_patch` would change (`diffs`), or why it could not, and write nothing: for an approval.
-
-        Any other tool has nothing to show before it has run.
-        """
-        if name != "apply_patch":
-            return ToolResult(data={})
+    async def preview_patch(self, arguments: Json, place: Place) -> ToolResult:
+        """Return what `apply_patch` would change (`diffs`), or why it could not, and write nothing."""
         return await _refusing(self._load()[1].preview(arguments, place))
+
+    async def apply_patch(self, arguments: Json, place: Place, shown: ToolResult) -> ToolResult:
+        """Run `apply_patch`, but only to do what its preview has `shown`: files may have changed since."""
+        return await _refusing(self._load()[1].apply(arguments, place, shown))
 
 
 async def _refusing(work: Awaitable[ToolResult]) -> ToolResult:

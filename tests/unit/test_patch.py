@@ -341,7 +341,9 @@ def test_git_says_the_same(tmp_path: Path, seed: int) -> None:
         (tmp_path / side / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / side / name).write_bytes(text.encode())
     _, diff = git(tmp_path, "diff", "--no-index", "--no-prefix", f"-U{chance.randint(0, 3)}", "a", "b")
-    if old == new or "@@ -0,0 " in diff:  # what goes before the first line without context is taken for a new file
+    if (
+        old == new or "@@ -0,0 " in diff
+    ):  # what goes before the first line without context is taken for a new file
         return
     (patch,) = parse_patch(diff)
     assert (patch.path, patch.move_path) == (name, None)
