@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from ..limits import MAX_ACTION_CHARACTERS, MAX_ACTIONS, MAX_MARK_CHARACTERS
+from .patch import BEGIN, END
 from .tools import TOOLS, ToolSpec
 from .wishes import CALL_KEYS, Wish, find_flaw, is_patch, may_be_patch, read_calls, read_patches
 
@@ -58,7 +59,6 @@ _RESULT_TAGS = frozenset({"<tool_response>", "<tool_result>"})
 _MISTRAL = "[TOOL_CALLS]"
 _THINK, _END_THINK = "<think>", "</think>"
 _MARKS = (*_TAGS, _MISTRAL, _THINK, _END_THINK)
-_BEGIN, _END = "*** Begin Patch", "*** End Patch"
 _FIRST_KEY = re.compile(r"(?:\[\s*)?\{\s*[\"']?(\w+)[\"']?\s*:")
 _CALL_KEY = re.compile(r"[\"'](?:tool|tool_name|tool_calls?|function_call|arguments)[\"']\s*:")
 _NO_CALL = re.compile(r"\[\s*[^\s{]|\{\s*[^\s\"'\w/#]")
@@ -250,7 +250,7 @@ class IntentReader:
             run = mark.lstrip(mark[0])
             return not run or (len(mark) - len(run) >= 3 and "`" not in run)
         return mark[:1] in ("", "{", "[") or any(
-            mark.startswith(one) or one.startswith(mark.rstrip()) for one in (*_MARKS, _BEGIN)
+            mark.startswith(one) or one.startswith(mark.rstrip()) for one in (*_MARKS, BEGIN)
         )
 
     def _opens_at_once(self, line: str) -> bool:
@@ -337,7 +337,7 @@ class IntentReader:
             rest = line
             block.take_back(len(rest))
         elif block.kind is _Kind.PATCH:
-            if line.rstrip() != _END:
+            if line.rstrip() != END:
                 return False
         elif not block.is_closed_by(line):
             block.is_strict = block.is_strict or (block.size - len(line) < _ENOUGH and is_patch(line))
@@ -451,7 +451,7 @@ def _open(line: str, mark: str) -> _Block | None:
         return _Block(_Kind.BARE, False)
     if _is_long(line):
         return None
-    if line.rstrip() == _BEGIN:
+    if line.rstrip() == BEGIN:
         return _Block(_Kind.PATCH, True, opener=line)
     found = _FENCE.fullmatch(line)
     return None if found is None else _open_fence(line, found)
@@ -489,7 +489,7 @@ def _read(block: _Block, is_whole: bool) -> list[Wish]:
     if "\r\n" in (block.opener or body[: body.find("\n") + 1]):
         body = body.replace("\r\n", "\n")
     if block.kind is _Kind.PATCH:
-        return read_patches(f"{_BEGIN}\n{body}", is_whole)
+        return read_patches(f"{BEGIN}\n{body}", is_whole)
     if block.kind is _Kind.TAG:
         body = body.strip().removesuffix(block.mark).removeprefix(block.language)
         body = f"<function={body}</function>" if block.language == "<function=" else body

@@ -1,7 +1,7 @@
 """The local tool protocol: the tools, the JSON schema of each one's input, and the shape of what they answer.
 
-No I/O: `workspace.tools` runs them. The schemas use `type`, `description`, `enum`, `minimum`, `maximum`, `maxLength`, `minLength`,
-`items`, `default`, and are judged here by the letter.
+No I/O: `workspace.tools` runs them. The schemas use `type`, `description`, `minimum`, `maximum`, `minLength`, `maxLength`,
+`additionalProperties` and `default`, and are judged here by the letter.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class ToolResult:
     data: Json | None = None
     error: Json | None = None
     limits: tuple[Json, ...] = ()
-    diffs: tuple[Json, ...] = field(default=())
+    diffs: tuple[Json, ...] = ()
     edits: tuple[FileEdit, ...] = field(default=(), repr=False)
 
     @property
@@ -108,17 +108,18 @@ def refusal(code: str, message: str, **details: Any) -> ToolResult:
     return ToolResult(error={"code": code, "message": message, **details})
 
 
-def _path(description: str) -> Json:
-    return {"type": "string", "description": description, "maxLength": MAX_PATH_CHARACTERS, "minLength": 1}
-
-
 def _text(description: str, most: int) -> Json:
     return {"type": "string", "description": description, "maxLength": most, "minLength": 1}
 
 
-def _number(description: str, default: int | None, least: int, most: int) -> Json:
-    schema: Json = {"type": "integer", "description": description, "minimum": least, "maximum": most}
-    return schema if default is None else {**schema, "default": default}
+def _path(description: str) -> Json:
+    return _text(description, MAX_PATH_CHARACTERS)
+
+
+def _number(description: str, default: int, least: int, most: int) -> Json:
+    return {
+        "type": "integer", "description": description, "minimum": least, "maximum": most, "default": default,
+    }  # fmt: skip
 
 
 def _flag(description: str) -> Json:

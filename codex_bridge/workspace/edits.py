@@ -16,7 +16,7 @@ from ..protocol.patch import parse_patch
 from ..protocol.tools import FileEdit, ToolResult, limit_hit
 from .edit_plan import FileState, Plan, hash_text
 from .edit_writer import Writer
-from .jail import Jail
+from .jail import Jail, is_utf8
 from .place import Place, Refused, Watch, off_loop
 
 Json = dict[str, Any]
@@ -78,12 +78,10 @@ def _apply(
 
 
 def _parse(text: str) -> tuple[FilePatch, ...]:
+    if not is_utf8(text):  # it could not be written, nor told in an error
+        raise Refused("patch_invalid", "The patch cannot be read: expected text in UTF-8.")
     try:
-        # A text that is no UTF-8 could not be written, nor told in an error.
-        text.encode()
         patches = parse_patch(text)
-    except UnicodeEncodeError as error:
-        raise Refused("patch_invalid", "The patch cannot be read: expected text in UTF-8.") from error
     except PatchInvalid as error:
         raise Refused("patch_invalid", f"The patch cannot be read: {error}") from error
     if len(patches) > MAX_PATCHED_FILES:

@@ -24,7 +24,7 @@ from ..limits import (
 )
 from ..protocol.tools import ToolResult, limit_hit
 from .globs import Matches, compile_glob
-from .jail import Jail, Parts, refuse, shown, told
+from .jail import Jail, Parts, is_utf8, refuse, shown, told
 from .place import Place, Refused, Watch, off_loop
 
 Json = dict[str, Any]
@@ -93,17 +93,9 @@ def _entry(jail: Jail, path: str, name: str, directory: Parts) -> Json | None:
         entry["kind"] = "directory"
     elif target is not None:
         entry |= {"kind": "link", "target": shown(target)}
-    if not _is_text(path):
+    if not is_utf8(path):
         entry["undecodable"] = True
     return entry
-
-
-def _is_text(path: str) -> bool:
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 @dataclass(slots=True)

@@ -278,12 +278,10 @@ def check_path(path: str) -> None:
     """Refuse what is no path here: other systems' spellings, and what no file's name can be."""
     if "\0" in path:
         raise Refused("invalid_path", "A path has no NUL.")
-    try:
-        path.encode()
-    except UnicodeEncodeError:
+    if not is_utf8(path):
         raise Refused(
             "invalid_path", f"{told(path)}: expected a path in UTF-8; other names can only be listed."
-        ) from None
+        )
     if path[:5].lower() == "file:":
         raise Refused("invalid_path", f"{told(path)}: expected a path, not a URL, such as src/main.py.")
     if _WINDOWS.match(path) or "\\" in path:
@@ -292,6 +290,15 @@ def check_path(path: str) -> None:
         )
     if not path.strip():
         raise Refused("invalid_path", "Expected a path; '.' is the workspace itself.")
+
+
+def is_utf8(text: str) -> bool:
+    """Say whether a text has a form in UTF-8: what stands for other bytes, and an unpaired surrogate, has none."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def kind_of(info: os.stat_result) -> str:
