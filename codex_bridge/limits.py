@@ -106,7 +106,7 @@ MAX_ATTACHMENTS = 20
 # One page of the session list.
 DEFAULT_PAGE = 50
 MAX_PAGE = 200
-# A page of long messages ends early: all of it is encoded at once, while everybody else waits.
+# A page of long messages or items ends early: all of it is encoded at once, while everybody else waits.
 MAX_PAGE_CHARACTERS = 4_000_000
 # A key is a random name; hosts use UUIDs, some add what it is for.
 MAX_IDEMPOTENCY_KEY_CHARACTERS = 255
