@@ -139,7 +139,8 @@ TOOLS: dict[str, ToolSpec] = {
                 "path": _DIRECTORY,
                 "recursive": _flag("Also what lies below its directories; .git is left out."),
                 "pattern": _text(
-                    "Only paths that match this glob, such as *.py or src/**/*.ts.", MAX_PATTERN_CHARACTERS
+                    "Only paths that match this glob, such as *.py or src/**/*.ts; all others with ! in front.",
+                    MAX_PATTERN_CHARACTERS,
                 ),
                 "limit": _number("How many entries.", DEFAULT_LIST_ENTRIES, 1, MAX_LIST_ENTRIES),
                 "cursor": _CURSOR,
@@ -163,7 +164,10 @@ TOOLS: dict[str, ToolSpec] = {
                 "regex": _flag("The query is a regular expression, not a plain text."),
                 "ignore_case": _flag("Upper and lower case are the same."),
                 "path": {**_path("Only in this directory or file."), "default": "."},
-                "pattern": _text("Only in files whose path matches this glob.", MAX_PATTERN_CHARACTERS),
+                "pattern": _text(
+                    "Only in files whose path matches this glob; in all others with ! in front: !node_modules.",
+                    MAX_PATTERN_CHARACTERS,
+                ),
                 "limit": _number("How many matching lines.", DEFAULT_SEARCH_MATCHES, 1, MAX_SEARCH_MATCHES),
             },
             ("query",),

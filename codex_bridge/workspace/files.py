@@ -23,7 +23,7 @@ from ..limits import (
     SNIFFED_BYTES,
 )
 from ..protocol.tools import ToolResult, limit_hit
-from .globs import Matches, compile_glob
+from .globs import Matches, compile_glob, is_excluding
 from .jail import Jail, Parts, is_utf8, refuse, shown, told
 from .place import Place, Refused, Watch, off_loop
 
@@ -114,9 +114,13 @@ class Lister:
     is_too_deep: bool = False
     unreadable: int = 0
     _matches: Matches = field(init=False, default=bool)
+    _enters: Matches = field(init=False, default=bool)
 
     def __post_init__(self) -> None:
-        self._matches = compile_glob(self.glob) if self.glob else bool
+        if self.glob:
+            self._matches = compile_glob(self.glob)
+            if is_excluding(self.glob):
+                self._enters = self._matches
 
     def entries(self, parts: Parts, cursor: str) -> Iterator[tuple[str, str, Parts]]:
         """Yield the name, the path and the directory of each entry behind the path `cursor`."""
@@ -179,7 +183,7 @@ class Lister:
                 continue
             if path > cursor and path > done and matches(path):
                 yield path
-            if is_recursive and entry.is_dir(follow_symlinks=False):
+            if is_recursive and self._enters(path) and entry.is_dir(follow_symlinks=False):
                 below = path + "/"
                 # Its paths all begin so: they lie behind the cursor, or the cursor lies among them.
                 if below > done and (below > cursor or cursor.startswith(below)):

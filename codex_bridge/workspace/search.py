@@ -40,7 +40,7 @@ from .place import Place, Refused, Watch, off_loop
 Json = dict[str, Any]
 
 # Globs that both read alike.
-_PLAIN_GLOB = re.compile(r"[\w*?./-]+", re.ASCII)
+_PLAIN_GLOB = re.compile(r"!?[\w*?./-]+", re.ASCII)
 
 
 class Search:
