@@ -62,15 +62,20 @@ class Hunk:
 
 @dataclass(frozen=True, slots=True)
 class FilePatch:
-    """What a patch does to one file. `content` is that of a new file; `is_executable` None leaves the mode as it is."""
+    """What a patch does to one file. `is_executable` None leaves the mode as it is."""
 
     action: Action
     path: str
     hunks: tuple[Hunk, ...] = ()
     move_path: str | None = None
-    content: str = ""
     is_unified: bool = False
     is_executable: bool | None = None
+
+    @property
+    def content(self) -> str:
+        """What a new file of it holds."""
+        text = "".join(f"{line}\n" for hunk in self.hunks for line in hunk.new)
+        return text[:-1] if self.hunks and self.hunks[-1].is_new_bare else text
 
     @property
     def is_creation(self) -> bool:

@@ -76,15 +76,14 @@ class _Reader:
         action, path = _ACTIONS[marker], header[len(marker) :]
         self._at += 1
         if action is Action.ADD:
-            return FilePatch(action, path, content=self._read_content())
+            return FilePatch(action, path, self._read_added())
         return FilePatch(action, path) if action is Action.DELETE else self._read_update(path)
 
-    def _read_content(self) -> str:
-        texts = []
+    def _read_added(self) -> tuple[Hunk, ...]:
+        begin = self._at
         while self._at < self._end and self._line.startswith("+"):
-            texts.append(self._line[1:] + "\n")
             self._at += 1
-        return "".join(texts)
+        return (Hunk(tuple(("+", line[1:]) for line in self._lines[begin : self._at])),)
 
     def _read_update(self, path: str) -> FilePatch:
         move_path = None

@@ -83,8 +83,7 @@ class Plan:
         is_removed = patch.action is Action.DELETE or patch.move_path is not None
         state = self._state(patch.path, is_written=True, is_removed=is_removed)
         if patch.action is Action.ADD or (patch.is_creation and state.text is None):
-            content = patch.content or "".join(text + "\n" for hunk in patch.hunks for text in hunk.new)
-            self._create(state, content, patch)
+            self._create(state, patch)
             return
         if state.text is None:
             raise Refused("not_found", f"{told(patch.path)}: there is no such file to change.")
@@ -98,7 +97,7 @@ class Plan:
             return
         is_first = state.before is not None and state.text == state.before.text
         state.text, state.edits = text, edits if is_first else None
-        self._check_size(text, patch.path)
+        self._check_size(len(text.encode()), patch.path)
         if patch.is_executable is not None and state.mode is not None:
             state.mode = state.mode | 0o111 if patch.is_executable else state.mode & ~0o111
         if patch.move_path is not None:
@@ -122,14 +121,14 @@ class Plan:
             message = f"{told(patch.path)}: the patch does not fit, so nothing was written; read the file again. {error}"
             raise Refused("patch_mismatch", message, path=patch.path) from error
 
-    def _create(self, state: FileState, content: str, patch: FilePatch) -> None:
+    def _create(self, state: FileState, patch: FilePatch) -> None:
         if state.text is not None:
             raise Refused(
                 "already_exists", f"{told(patch.path)} exists; expected an update of it, or another path."
             )
-        self._check_size(content, patch.path)
+        state.text, state.edits = patch.content, None
+        self._check_size(len(state.text.encode()), patch.path)
         self._check_nested(state, patch.path)
-        state.text, state.edits = content, None
         state.mode = 0o777 if patch.is_executable else None
         if state.before is not None:
             state.mode = stat.S_IMODE(state.before.info.st_mode)
@@ -199,7 +198,7 @@ class Plan:
             refuse(error, path)
         try:
             info = os.fstat(opened)
-            self._check_size(None, path, info.st_size)
+            self._check_size(info.st_size, path)
             data = _read_all(opened, self._watch)
         except OSError as error:
             refuse(error, path)
@@ -220,10 +219,8 @@ class Plan:
             )
         return Content(text, info)
 
-    def _check_size(self, text: str | None, path: str, size: int = 0) -> None:
+    def _check_size(self, size: int, path: str) -> None:
         """Count what is held in memory."""
-        if text is not None:
-            size = len(text.encode())
         self._bytes += size
         if size > MAX_PATCHED_FILE_BYTES or self._bytes > MAX_PATCHED_BYTES:
             raise Refused(

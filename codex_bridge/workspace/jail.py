@@ -128,14 +128,9 @@ class Jail:
         """Open a directory by its real parts, none of which may be a link by now; raise OSError or `Refused`."""
         if not {"", ".", ".."}.isdisjoint(parts):
             raise Refused("outside_workspace", f"{told('/'.join(parts))}: expected names without '..'.")
-        here = os.open(".", _LIST if to_list and not parts else _PASS, dir_fd=self._directory)
-        for number, name in enumerate(parts, 1):
-            try:
-                below = os.open(name, _LIST if to_list and number == len(parts) else _PASS, dir_fd=here)
-            finally:
-                os.close(here)
-            here = below
-        return here
+        last = _LIST if to_list else _PASS
+        here = os.open(".", _PASS if parts else last, dir_fd=self._directory)
+        return _descend(here, parts, last)
 
     def open_file_parts(self, parts: Sequence[str]) -> int:
         """Open a regular file by its real parts, none of which may be a link by now; raise OSError or `Refused`."""
@@ -154,20 +149,23 @@ class Jail:
 
     def _open_root(self) -> int:
         """Open the root itself, whose path was resolved before: a link in it came later."""
-        here = os.open("/", _PASS)
-        for name in self.root.split("/"):
-            if not name:
-                continue
-            try:
-                below = os.open(name, _PASS, dir_fd=here)
-            except OSError as error:
-                raise Refused(
-                    "not_found", "The workspace is not there any more, or a link took its place."
-                ) from error
-            finally:
-                os.close(here)
-            here = below
-        return here
+        try:
+            return _descend(os.open("/", _PASS), [name for name in self.root.split("/") if name])
+        except OSError as error:
+            raise Refused(
+                "not_found", "The workspace is not there any more, or a link took its place."
+            ) from error
+
+
+def _descend(here: int, names: Sequence[str], last: int = _PASS) -> int:
+    """Go down from an open directory, which is closed, and open the `last` one with these flags; raise OSError."""
+    for number, name in enumerate(names, 1):
+        try:
+            below = os.open(name, last if number == len(names) else _PASS, dir_fd=here)
+        finally:
+            os.close(here)
+        here = below
+    return here
 
 
 class _Walk:
@@ -190,19 +188,13 @@ class _Walk:
     def go(self) -> Spot:
         try:
             self._here = self._jail.open_parts(())
-            spot = self._go()
-        except OSError as error:
-            self._leave()
-            refuse(error, self._path)
-        except Refused:
-            self._leave()
+            return self._go()
+        except (OSError, Refused) as error:
+            if self._here >= 0:
+                os.close(self._here)
+            if isinstance(error, OSError):
+                refuse(error, self._path)
             raise
-        return spot
-
-    def _leave(self) -> None:
-        if self._here >= 0:
-            os.close(self._here)
-            self._here = -1
 
     def _go(self) -> Spot:
         while self._pending:

@@ -250,17 +250,12 @@ class _Ripgrep:
 
     def _command(self, path: str, glob: str | None) -> list[str]:
         arguments = self._arguments
-        options = ["--json", "--no-config", "--no-ignore", "--hidden", "--no-follow", "--no-messages"]
-        options += [
-            "--encoding=none",
-            "--sort=path",
-            "--color=never",
-            "--no-stats",
-            "--no-pre",
-            "--no-search-zip",
-        ]
-        options += [f"--max-filesize={MAX_SEARCHED_FILE_BYTES}", f"--max-count={arguments['limit'] + 1}"]
-        options += ["--ignore-case" if arguments["ignore_case"] else "--case-sensitive", "--glob=!.git"]
+        options = [
+            "--json", "--no-config", "--no-ignore", "--hidden", "--no-follow", "--no-messages", "--encoding=none", "--sort=path",
+            "--color=never", "--no-stats", "--no-pre", "--no-search-zip", "--glob=!.git",
+            f"--max-filesize={MAX_SEARCHED_FILE_BYTES}", f"--max-count={arguments['limit'] + 1}",
+            "--ignore-case" if arguments["ignore_case"] else "--case-sensitive",
+        ]  # fmt: skip
         if glob is not None and _PLAIN_GLOB.fullmatch(glob):
             options.append(f"--glob={glob.removeprefix('./')}")
         options += [] if arguments["regex"] else ["--fixed-strings"]

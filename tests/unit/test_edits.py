@@ -444,7 +444,9 @@ def test_a_long_diff_is_cut_in_the_data_and_whole_for_the_host(tmp_path: Path) -
 
 def test_a_new_file_of_a_diff_without_its_header(tmp_path: Path) -> None:
     assert answer(tmp_path, "apply_patch", patch="--- a/n\n+++ b/n\n@@ -0,0 +1 @@\n+x\n")["ok"]
-    assert tree(tmp_path) == {"n": "x\n"}
+    bare = "--- a/m\n+++ b/m\n@@ -0,0 +1 @@\n+x\n\\ No newline at end of file\n"
+    assert answer(tmp_path, "apply_patch", patch=bare)["ok"]
+    assert tree(tmp_path) == {"m": "x", "n": "x\n"}
 
 
 def test_a_diff_that_does_not_remove_all_does_not_delete(tmp_path: Path) -> None:
