@@ -109,8 +109,13 @@ class _Reader:
             while self._at < len(self._lines) and self._read_header(section):
                 self._at += 1
         if self._at < len(self._lines) and _begins_file(self._lines, self._at):
-            old, new = _names(self._lines[self._at][4:], self._lines[self._at + 1][4:])
-            if not section.is_rename:
+            names = self._lines[self._at][4:], self._lines[self._at + 1][4:]
+            old, new = _names(*names)
+            # Beside /dev/null a prefix cannot be told from a directory; in git's own line it can.
+            known = section.new if is_git and (old is None or new is None) else None
+            if known and any(_name(name).endswith(known) for name in names):
+                section.old, section.new = (known if old else None), (known if new else None)
+            elif not section.is_rename:
                 section.old, section.new = old, new
             self._at += 2
         while self._at < len(self._lines) and self._lines[self._at].startswith("@@"):
@@ -216,18 +221,12 @@ def _begins_file(lines: list[str], at: int) -> bool:
 def _names(old: str, new: str) -> tuple[str | None, str | None]:
     """Return the two names of a file without git's prefixes, None for /dev/null."""
     first, second = _name(old), _name(new)
-    pairs = [
-        (one, other)
-        for one, other in _PREFIXES
-        if (first == _NOWHERE and second.startswith(other) and other == "b/")
-        or (second == _NOWHERE and first.startswith(one) and one == "a/")
-        or (first.startswith(one) and second.startswith(other))
-    ]
-    cut = 2 if pairs else 0
-    return (
-        None if first == _NOWHERE else first[cut:],
-        None if second == _NOWHERE else second[cut:],
-    )
+    if first == _NOWHERE:
+        return None, None if second == _NOWHERE else second.removeprefix("b/")
+    if second == _NOWHERE:
+        return first.removeprefix("a/"), None
+    has_prefixes = any(first.startswith(one) and second.startswith(other) for one, other in _PREFIXES)
+    return (first[2:], second[2:]) if has_prefixes else (first, second)
 
 
 def _name(text: str) -> str:

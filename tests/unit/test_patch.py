@@ -212,10 +212,14 @@ HUNK = "@@ -1 +1 @@\n-a\n+b\n"
         ("--- a/f\n+++ b/g\n", "update", "f", "g"),
         ("diff --git a/f b/f\ndeleted file mode 100644\n--- a/f\n+++ /dev/null\n", "delete", "f", None),
         ("--- a/f\n+++ /dev/null\n", "delete", "f", None),
+        ("diff --git i/f w/f\nnew file mode 100644\n--- /dev/null\n+++ w/f\n", "add", "f", None),
+        ("diff --git b/f b/f\nnew file mode 100644\n--- /dev/null\n+++ b/f\n", "add", "b/f", None),
+        ("diff --git c/f i/f\ndeleted file mode 100644\n--- c/f\n+++ /dev/null\n", "delete", "f", None),
+        ("diff --git a/f b/f\n--- /dev/null\n+++ b/g\n", "add", "g", None),
     ],
 )  # fmt: skip
 def test_names_in_unified_diffs(head: str, action: str, path: str, move_path: str | None) -> None:
-    (patch,) = parse_patch(head + HUNK)
+    (patch,) = parse_patch(head + ("@@ -0,0 +1 @@\n+b\n" if action == "add" else HUNK))
     assert (patch.action, patch.path, patch.move_path) == (action, path, move_path)
     assert len(patch.hunks) == 1
 
