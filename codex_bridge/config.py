@@ -408,20 +408,20 @@ def _read_token(environ: Mapping[str, str], token: str | None) -> str | None:
     name = "CODEX_BRIDGE_TOKEN"
     if token is None:
         path = environ.get("CODEX_BRIDGE_TOKEN_FILE")
-        credentials = environ.get("CREDENTIALS_DIRECTORY")
-        name = f"CODEX_BRIDGE_TOKEN_FILE={path}"
-        if not path and credentials:
-            name = path = os.path.join(credentials, _TOKEN_CREDENTIAL)
+        credentials = None if path else environ.get("CREDENTIALS_DIRECTORY")
+        name = f"CODEX_BRIDGE_TOKEN_FILE={printable(path or '')}"
+        if credentials:
+            path = os.path.join(credentials, _TOKEN_CREDENTIAL)
+            name = printable(path)
         if not path:
             return None
         try:
             with open(path, encoding="utf-8") as file:
                 token = file.read().strip()
         except (OSError, UnicodeError) as problem:
-            if name == path and isinstance(problem, FileNotFoundError):
-                return (
-                    None  # there are credentials, but not this one; one that cannot be read is no such case
-                )
+            # There may be other credentials alone; one that cannot be read is no such case.
+            if credentials and isinstance(problem, FileNotFoundError):
+                return None
             reason = getattr(problem, "strerror", None) or "it is not text"
             raise ConfigError(f"{name}: expected a file with the token, but {reason}.") from None
     try:

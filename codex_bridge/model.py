@@ -212,7 +212,7 @@ class Session:
     updated_at: int = field(default_factory=now_ms)
 
     def copy(self) -> Session:
-        """Return a copy that can be changed beside the original."""
+        """Return a copy whose fields and messages can be changed beside the original; drafts, events and approvals are the same."""
         return replace(self, messages=list(self.messages), queued_turn_ids=list(self.queued_turn_ids))
 
     def to_state(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The local tool protocol: the tools, the JSON schema of each one's input, and the shape of what they answer.
 
-No I/O: `workspace.tools` runs them. The schemas use `type`, `description`, `enum`, `minimum`, `maximum`, `maxLength`, `minLength`,
-`items`, `default`, and are judged here by the letter.
+No I/O: `workspace.tools` runs them. The schemas use `type`, `description`, `minimum`, `maximum`, `minLength`, `maxLength`,
+`additionalProperties` and `default`, and are judged here by the letter.
 """
 
 from __future__ import annotations
@@ -108,17 +108,18 @@ def refusal(code: str, message: str, **details: Any) -> ToolResult:
     return ToolResult(error={"code": code, "message": message, **details})
 
 
-def _path(description: str) -> Json:
-    return {"type": "string", "description": description, "maxLength": MAX_PATH_CHARACTERS, "minLength": 1}
-
-
 def _text(description: str, most: int) -> Json:
     return {"type": "string", "description": description, "maxLength": most, "minLength": 1}
 
 
-def _number(description: str, default: int | None, least: int, most: int) -> Json:
-    schema: Json = {"type": "integer", "description": description, "minimum": least, "maximum": most}
-    return schema if default is None else {**schema, "default": default}
+def _path(description: str) -> Json:
+    return _text(description, MAX_PATH_CHARACTERS)
+
+
+def _number(description: str, default: int, least: int, most: int) -> Json:
+    return {
+        "type": "integer", "description": description, "minimum": least, "maximum": most, "default": default,
+    }  # fmt: skip
 
 
 def _flag(description: str) -> Json:
@@ -138,7 +139,8 @@ TOOLS: dict[str, ToolSpec] = {
                 "path": _DIRECTORY,
                 "recursive": _flag("Also what lies below its directories; .git is left out."),
                 "pattern": _text(
-                    "Only paths that match this glob, such as *.py or src/**/*.ts.", MAX_PATTERN_CHARACTERS
+                    "Only paths that match this glob, such as *.py or src/**/*.ts; all others with ! in front.",
+                    MAX_PATTERN_CHARACTERS,
                 ),
                 "limit": _number("How many entries.", DEFAULT_LIST_ENTRIES, 1, MAX_LIST_ENTRIES),
                 "cursor": _CURSOR,
@@ -162,7 +164,10 @@ TOOLS: dict[str, ToolSpec] = {
                 "regex": _flag("The query is a regular expression, not a plain text."),
                 "ignore_case": _flag("Upper and lower case are the same."),
                 "path": {**_path("Only in this directory or file."), "default": "."},
-                "pattern": _text("Only in files whose path matches this glob.", MAX_PATTERN_CHARACTERS),
+                "pattern": _text(
+                    "Only in files whose path matches this glob; in all others with ! in front: !node_modules.",
+                    MAX_PATTERN_CHARACTERS,
+                ),
                 "limit": _number("How many matching lines.", DEFAULT_SEARCH_MATCHES, 1, MAX_SEARCH_MATCHES),
             },
             ("query",),

@@ -239,11 +239,14 @@ def test_only_the_process_adapter_starts_processes() -> None:
     assert starters == {"adapters.process"}
 
 
-def test_only_the_database_adapter_has_threads_and_sqlite() -> None:
-    assert set(importers(read_package(SOURCE), {"sqlite3", "_sqlite3", "threading", "_thread"})) == {
-        "adapters.database",
-        "adapters.database_file",
-    }
+def test_only_the_database_adapter_has_sqlite() -> None:
+    owners = {"adapters.database", "adapters.database_file"}
+    assert set(importers(read_package(SOURCE), {"sqlite3", "_sqlite3"})) == owners
+
+
+def test_only_two_adapters_start_threads() -> None:
+    names = {"threading", "_thread", "concurrent"}
+    assert set(importers(read_package(SOURCE), names)) == {"adapters.database", "adapters.threads"}
 
 
 def test_only_the_store_speaks_sql() -> None:

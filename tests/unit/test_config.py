@@ -246,6 +246,11 @@ class TestToken:
             load(CODEX_BRIDGE_TOKEN_FILE=path)
         assert caught.value.message.startswith(f"CODEX_BRIDGE_TOKEN_FILE={path}: expected ")
 
+    def test_the_name_of_its_file_stays_on_one_line(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError) as caught:
+            load(CODEX_BRIDGE_TOKEN_FILE=f"{tmp_path}/a\n\x1b[31mb")
+        assert caught.value.message.isprintable()
+
 
 class TestWorkspace:
     def test_the_default_is_the_working_directory(

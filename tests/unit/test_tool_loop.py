@@ -23,7 +23,6 @@ from codex_bridge.runtime import (
     ApprovalKind,
     ApprovalRequest,
     Decision,
-    OnOutput,
     TurnOutcome,
     TurnStatus,
     Utterance,
@@ -904,10 +903,8 @@ class ManyEdits(tuple[FileEdit, ...]):
 class ManyEditsTools(SmallTools):
     """Their edits may be hundreds of large files."""
 
-    async def run(
-        self, name: str, arguments: dict[str, Any], place: Place, on_output: OnOutput | None = None
-    ) -> ToolResult:
-        result = await super().run(name, arguments, place, on_output)
+    async def apply_patch(self, arguments: dict[str, Any], place: Place, shown: ToolResult) -> ToolResult:
+        result = await super().apply_patch(arguments, place, shown)
         return replace(result, edits=ManyEdits(result.edits))
 
 
