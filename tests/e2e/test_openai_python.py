@@ -30,7 +30,8 @@ def options(pair: OpenAIPair, **more: Any) -> dict[str, Any]:
 @pytest.fixture(autouse=True)
 def without_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     """The client would take this machine's, even to loopback."""
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    for name in ("NO_PROXY", "no_proxy"):  # the latter is heeded before the former
+        monkeypatch.setenv(name, "127.0.0.1")
 
 
 @pytest.fixture
