@@ -292,6 +292,7 @@ async def main():
     async for chunk in child.read_chunks():
         print(child.pid, flush=True)
     await asyncio.sleep(600)
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a script starts what runs in the background
 loop = __import__(sys.argv[1]).new_event_loop()
 loop.run_until_complete(main())
 """
