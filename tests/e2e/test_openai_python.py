@@ -201,7 +201,7 @@ def test_a_stream_that_is_left_stops_the_upstream(client: OpenAI, openai: OpenAI
 
 def test_a_client_that_runs_out_of_time_stops_the_upstream(openai: OpenAIPair) -> None:
     gate = openai.upstream.held_head = openai.upstream.gate()
-    with OpenAI(**options(openai, timeout=2)) as client, pytest.raises(sdk.APITimeoutError):
+    with OpenAI(**options(openai, timeout=4)) as client, pytest.raises(sdk.APITimeoutError):
         client.chat.completions.create(**ASKED)
     gate.wait()
     assert openai.upstream.requests[0].abandoned.wait(BOUND_S)

@@ -31,7 +31,8 @@ Script = Callable[[Peer], Awaitable[None]]
 async def client(
     idle_timeout_s: float = 60.0, first_byte_timeout_s: float = 60.0
 ) -> AsyncIterator[HttpClient]:
-    made = HttpClient(5.0, first_byte_timeout_s, idle_timeout_s)
+    # A resolver that nobody answers takes long to say so.
+    made = HttpClient(15.0, first_byte_timeout_s, idle_timeout_s)
     try:
         yield made
     finally:
