@@ -240,8 +240,9 @@ def _ask_for(number: signal.Signals) -> Callable[[], object] | None:
     # Imported and looked up here, in the parent: between fork and exec there is only the call itself.
     import ctypes
 
-    prctl = ctypes.CDLL(None).prctl
-    return lambda: prctl(_PR_SET_PDEATHSIG, int(number))
+    prctl, handle, interrupt, default = ctypes.CDLL(None).prctl, signal.signal, signal.SIGINT, signal.SIG_DFL
+    # What a script starts in the background ignores SIGINT, and so would its children.
+    return lambda: (handle(interrupt, default), prctl(_PR_SET_PDEATHSIG, int(number)))
 
 
 def _signal_group(group: int, number: signal.Signals) -> None:

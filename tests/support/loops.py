@@ -210,7 +210,7 @@ async def player(
 ) -> AsyncIterator[Player]:
     """Run a loop in the directory `root` whose model is the upstream at `base_url`."""
     port = int(base_url.rpartition(":")[2].partition("/")[0])
-    to_upstream, to_gateway = HttpClient(5.0, idle_timeout_s, idle_timeout_s), HttpClient(5.0, 60.0, 60.0)
+    to_upstream, to_gateway = HttpClient(20.0, idle_timeout_s, idle_timeout_s), HttpClient(20.0, 60.0, 60.0)
     gateway = Gateway(to_upstream)
     tools = tools or SmallTools()
     runtime = ToolLoopRuntime(dialect, tools, to_gateway)
