@@ -24,8 +24,9 @@ def size_of(path: Path) -> int:
 
 
 def tickers(one: Bridge) -> list[int]:
-    """Return the processes of the command that ticks."""
-    return [pid for pid in processes.descendants(one.pid) if TICKS in " ".join(processes.cmdline(pid))]
+    """Return the processes of the command that ticks; one may live a moment longer than its parent."""
+    marked = processes.marked(str(one.directories.codex_home))
+    return [pid for pid in marked if TICKS in " ".join(processes.cmdline(pid))]
 
 
 @pytest.mark.codex
