@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..adapters.database import Connection, Query, Write
+from ..adapters.database import Query, Write
 from .columns import decode, encode
 from .sessions import WHERE_SESSION
+from .statements import execute, find_all
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,17 +23,12 @@ class ItemRow:
 
 def insert(session_key: int, turn_id: str, item: dict[str, Any], created_at: int) -> Write:
     """Store an item; one of the same id takes the place of what the turn had under it."""
-    values = (session_key, turn_id, str(item.get("id", "")), created_at, encode(item), session_key)
-
-    def write(connection: Connection) -> None:
-        connection.execute(
-            "INSERT INTO items (session_key, turn_id, item_id, created_at, item)"
-            f" SELECT ?, ?, ?, ?, ? {WHERE_SESSION}"
-            " ON CONFLICT (session_key, turn_id, item_id) DO UPDATE SET item = excluded.item",
-            values,
-        )
-
-    return write
+    return execute(
+        "INSERT INTO items (session_key, turn_id, item_id, created_at, item)"
+        f" SELECT ?, ?, ?, ?, ? {WHERE_SESSION}"
+        " ON CONFLICT (session_key, turn_id, item_id) DO UPDATE SET item = excluded.item",
+        session_key, turn_id, str(item.get("id", "")), created_at, encode(item), session_key,
+    )  # fmt: skip
 
 
 def select_page(
@@ -45,11 +41,8 @@ def select_page(
         where += " AND turn_id = ?"
         values.append(turn_id)
     sql = f"SELECT position, turn_id, created_at, item FROM items WHERE {where} ORDER BY position LIMIT ?"
+    return find_all(sql, *values, limit, make=_row)
 
-    def query(connection: Connection) -> list[ItemRow]:
-        return [
-            ItemRow(position, turn, created_at, decode(item))
-            for position, turn, created_at, item in connection.execute(sql, (*values, limit))
-        ]
 
-    return query
+def _row(position: int, turn_id: str, created_at: int, item: bytes) -> ItemRow:
+    return ItemRow(position, turn_id, created_at, decode(item))
