@@ -100,6 +100,8 @@ run_tests() {
   make_node_client
   build
   CODEX_BIN=${CODEX_BIN:-$(packaged_codex)}
+  # Images often switch it on. Without compiled tests each of the twelve processes compiles all of them for itself.
+  unset PYTHONDONTWRITEBYTECODE
   export CODEX_BIN
   echo "== with uvloop and orjson" >&2
   .venv/bin/python -m pytest -n 4 "$@"

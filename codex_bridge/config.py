@@ -10,7 +10,6 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigError
@@ -18,6 +17,7 @@ from .limits import MAX_GIVEN_SOCKETS
 from .log import LEVELS, printable
 from .providers import PROVIDERS, AuthMode, WireApi
 from .runtime import ExecutionClass
+from .values import value
 
 if TYPE_CHECKING:
     from .proxies import Proxy, ProxyRules
@@ -53,7 +53,7 @@ _NEVER_PROXIED = "127.0.0.1,localhost"
 _TOKEN_CREDENTIAL = "codex_bridge_token"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Config:
     """All settings, judged one by one. The fields are those of the table below."""
 
@@ -100,7 +100,7 @@ class Config:
     log_level: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Manager:
     """What a service manager such as systemd has told this process: sd_notify(3), sd_listen_fds(3).
 
@@ -116,7 +116,7 @@ class Manager:
 Parse = Callable[[str], Any]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Setting:
     """One row of the table. The first of `variables` that is set counts; `parse` raises ValueError.
 
@@ -408,20 +408,20 @@ def _read_token(environ: Mapping[str, str], token: str | None) -> str | None:
     name = "CODEX_BRIDGE_TOKEN"
     if token is None:
         path = environ.get("CODEX_BRIDGE_TOKEN_FILE")
-        credentials = environ.get("CREDENTIALS_DIRECTORY")
-        name = f"CODEX_BRIDGE_TOKEN_FILE={path}"
-        if not path and credentials:
-            name = path = os.path.join(credentials, _TOKEN_CREDENTIAL)
+        credentials = None if path else environ.get("CREDENTIALS_DIRECTORY")
+        name = f"CODEX_BRIDGE_TOKEN_FILE={printable(path or '')}"
+        if credentials:
+            path = os.path.join(credentials, _TOKEN_CREDENTIAL)
+            name = printable(path)
         if not path:
             return None
         try:
             with open(path, encoding="utf-8") as file:
                 token = file.read().strip()
         except (OSError, UnicodeError) as problem:
-            if name == path and isinstance(problem, FileNotFoundError):
-                return (
-                    None  # there are credentials, but not this one; one that cannot be read is no such case
-                )
+            # There may be other credentials alone; one that cannot be read is no such case.
+            if credentials and isinstance(problem, FileNotFoundError):
+                return None
             reason = getattr(problem, "strerror", None) or "it is not text"
             raise ConfigError(f"{name}: expected a file with the token, but {reason}.") from None
     try:

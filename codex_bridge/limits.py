@@ -106,7 +106,7 @@ MAX_ATTACHMENTS = 20
 # One page of the session list.
 DEFAULT_PAGE = 50
 MAX_PAGE = 200
-# A page of long messages ends early: all of it is encoded at once, while everybody else waits.
+# A page of long messages or items ends early: all of it is encoded at once, while everybody else waits.
 MAX_PAGE_CHARACTERS = 4_000_000
 # A key is a random name; hosts use UUIDs, some add what it is for.
 MAX_IDEMPOTENCY_KEY_CHARACTERS = 255
@@ -303,20 +303,6 @@ DEFAULT_COMMAND_TIMEOUT_MS = 60_000
 MAX_COMMAND_TIMEOUT_MS = 600_000
 # What fits into a request's body beside the rest.
 MAX_PATCH_CHARACTERS = MIB
-
-# Verification -------------------------------------------------------------------------------------
-# One question to a model: a large one on a cold server takes its time.
-PROBE_ANSWER_TIMEOUT_S = 120.0
-# One small edit, with some questions: a slow model on its own machine gets through.
-TRIAL_TIMEOUT_S = 300.0
-# Models are told by name in an evidence; more is no sentence.
-MAX_TOLD_MODELS = 5
-# The part of a model's words that an evidence repeats.
-MAX_EVIDENCE_CHARACTERS = 300
-# Reports are kept for that many combinations of provider, address and model.
-MAX_VERIFICATIONS = 32
-# An answer to a probe is a few words; one beyond this is none.
-MAX_PROBE_BYTES = MIB
 # When a turn is interrupted, what a tool still does with files ends within milliseconds; a disk that hangs does not.
 TOOL_END_S = 2.0
 # Of a command's output, a third from its begin and the rest from its end: what a model reads of one step.
@@ -377,6 +363,22 @@ MAX_TURN_DIFF_CHARACTERS = 256 * MIB
 MAX_PATCHED_LINES = 1_000_000
 # Patches wait for each other; each takes milliseconds.
 PATCH_WAIT_S = 60.0
+# Of a repository's configuration, or a file that names its directory. Larger ones are nobody's who means well.
+MAX_GIT_FILE_BYTES = 64 * KIB
+
+# Verification -------------------------------------------------------------------------------------
+# One question to a model: a large one on a cold server takes its time.
+PROBE_ANSWER_TIMEOUT_S = 120.0
+# One small edit, with some questions: a slow model on its own machine gets through.
+TRIAL_TIMEOUT_S = 300.0
+# Models are told by name in an evidence; more is no sentence.
+MAX_TOLD_MODELS = 5
+# The part of a model's words that an evidence repeats.
+MAX_EVIDENCE_CHARACTERS = 300
+# Reports are kept for that many combinations of provider, address and model.
+MAX_VERIFICATIONS = 32
+# An answer to a probe is a few words; one beyond this is none.
+MAX_PROBE_BYTES = MIB
 
 # The tool loop ------------------------------------------------------------------------------------
 # The question that a person is asked: a sentence or two.
@@ -412,8 +414,6 @@ MAX_IMAGES_BYTES = 40 * MIB
 MAX_ACCEPTED = 1000
 # Texts of a tool's result that are told with it are short ones; the item has the long.
 MAX_TOLD_TEXT_CHARACTERS = 200
-# Larger ones are nobody's who means well; git is asked what they say.
-MAX_GIT_CONFIG_BYTES = 64 * KIB
 
 # Reading intent out of text -----------------------------------------------------------------------
 # The longest patch, escaped in JSON: a block that is longer is text.

@@ -12,6 +12,7 @@ from typing import Any
 
 from .limits import MAX_BRIEF_DIFF_CHARACTERS, MAX_BRIEF_MESSAGES, MAX_RECENT_EVENTS
 from .runtime import ApprovalRequest, Decision
+from .values import value
 
 
 class SessionStatus(StrEnum):
@@ -41,7 +42,7 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Message:
     """One message of a conversation. `incomplete` marks an answer that was cut off."""
 
@@ -144,7 +145,7 @@ def _with_short_diff(change: dict[str, Any]) -> dict[str, Any]:
 STRICTEST_POLICY = "untrusted"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Latitude:
     """What sessions may be allowed: the approval policies and the sandbox modes from the strictest to the bridge's own."""
 
@@ -211,7 +212,7 @@ class Session:
     updated_at: int = field(default_factory=now_ms)
 
     def copy(self) -> Session:
-        """Return a copy that can be changed beside the original."""
+        """Return a copy whose fields and messages can be changed beside the original; drafts, events and approvals are the same."""
         return replace(self, messages=list(self.messages), queued_turn_ids=list(self.queued_turn_ids))
 
     def to_state(self) -> dict[str, Any]:

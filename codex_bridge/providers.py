@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+from .values import value
 
 
 class AuthMode(StrEnum):
@@ -19,7 +20,7 @@ class WireApi(StrEnum):
     CHAT_COMPLETIONS = "chat_completions"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Provider:
     """`auth_modes` are in order of preference; `base_url` is None where the operator must name it.
 

@@ -9,6 +9,8 @@ import base64
 import re
 from dataclasses import dataclass, field
 
+from .values import value
+
 _URL = re.compile(
     r"http://(?:([^/?#\s]*)@)?(\[[0-9a-f:.]+\]|[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?)(?::([0-9]{1,5}))?/?",
     re.IGNORECASE | re.ASCII,
@@ -61,7 +63,7 @@ def without_password(url: str) -> str:
     return (scheme or "") + host + (end if _SHOWN_END.fullmatch(end) else ":[hidden]")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ProxyRules:
     """The proxies for each scheme, and the entries of NO_PROXY in lower case."""
 

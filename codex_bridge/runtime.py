@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from .limits import MAX_COMMAND_OUTPUT_BYTES
+from .values import value
 
 # A runtime event is one JSON object with a `type` (docs/api.md lists the types), and
 # `usage.updated`, which a session keeps and its stream does not carry.
@@ -21,7 +22,7 @@ class TurnStatus(StrEnum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Failure:
     """Why a turn failed: a sentence for a person and a snake_case code."""
 
@@ -29,7 +30,7 @@ class Failure:
     code: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class TurnOutcome:
     """How a turn ended. `unheard` is how many of the newest texts that steered it came too late to be answered."""
 
@@ -38,7 +39,7 @@ class TurnOutcome:
     unheard: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ModelRoute:
     """Where Codex sends a session's model requests: the gateway, and the token that opens it."""
 
@@ -54,7 +55,7 @@ class ExecutionClass(StrEnum):
     BRIDGE_TOOLS = "bridge_tools"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Utterance:
     """What a person (`is_user`) or the model has said in an earlier turn of a session."""
 
@@ -80,7 +81,7 @@ class Decision(StrEnum):
     CANCEL = "cancel"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Question:
     """A question of the model. Where there are `options`, the answer is one of their labels, or any text with `is_other`.
 
@@ -187,7 +188,7 @@ class Command:
     max_output_bytes: int = MAX_COMMAND_OUTPUT_BYTES
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CommandResult:
     """How a command ended that ran in the sandbox, and what it wrote. `is_cut`: it wrote more."""
 
@@ -202,7 +203,7 @@ class CommandResult:
 OnOutput = Callable[[str], None]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Account:
     """What Codex says of its own sign-in.
 
@@ -223,7 +224,7 @@ class Account:
         return self.kind is not None or not self.is_needed
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class LoginStarted:
     """A device login has begun: a person opens the address and enters the code. The id never leaves the bridge."""
 
@@ -232,7 +233,7 @@ class LoginStarted:
     user_code: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class LoginEnded:
     """A device login is over; `error` says why it failed."""
 
@@ -240,12 +241,12 @@ class LoginEnded:
     error: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class AccountChanged:
     """What was known of the account may not be true any more."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CodexLost:
     """The Codex that was spoken to is gone, and a login that it had begun with it."""
 

@@ -1,5 +1,6 @@
 """Fixtures of the whole suite. See `tests/support` for what stands behind them."""
 
+import gc
 import socket
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     parser.addoption("--kills", type=int, default=8, help="how many random kills test_nothing_is_lost makes")
     parser.addoption("--seed", type=int, default=None, help="the random seed of test_nothing_is_lost")
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector look no more at what is there before the first test.
+
+    Most unit tests have it look for what they left, and thousands of collected tests are a tenth of a second each time.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,4 +1,4 @@
-"""The database: one SQLite file, a thread that writes to it and a thread that reads. Owns sqlite3 and threading.
+"""The database: one SQLite file, a thread that writes to it and a thread that reads. Owns sqlite3.
 
 The event loop never waits for the disk. A write or a query is a function of a connection (the modules of
 `store` make them); the threads run it, and the loop learns of the outcome by a future.

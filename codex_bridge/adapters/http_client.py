@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Coroutine
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import BridgeError, MalformedRequest, UpstreamFailed
@@ -27,6 +26,7 @@ from ..limits import (
 from ..protocol.http_messages import Headers, ResponseHead
 from ..protocol.http_reader import BodyReader, parse_response_head
 from ..protocol.http_writer import LAST_CHUNK, encode_chunk, encode_request_head
+from ..values import value
 from .http_connect import Connector, Route, proxy_headers, proxy_refusal
 from .http_connect import Origin as Origin
 from .http_wire import Wire
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ..proxies import ProxyRules  # not loaded by a start without a proxy
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class StreamedBody:
     """A body that is passed on as it comes; `length` None when nobody has said how long it is."""
 
@@ -46,7 +46,7 @@ class StreamedBody:
 Body = bytes | StreamedBody
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class _Request:
     method: str
     target: str
@@ -155,7 +155,7 @@ class HttpClient:
         return ClientResponse(head, connection, self)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class _Wait:
     """What the upstream may keep the bridge waiting for, how long, and how it is told when it does not come."""
 

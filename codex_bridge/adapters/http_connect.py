@@ -12,7 +12,6 @@ import os
 import socket
 import ssl
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .. import log
@@ -20,6 +19,7 @@ from ..errors import BridgeError, UpstreamFailed
 from ..protocol.http_messages import Headers, ResponseHead
 from ..protocol.http_reader import parse_response_head
 from ..protocol.http_writer import encode_request_head
+from ..values import value
 from .http_wire import Wire
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 _UNKNOWN_ISSUER = frozenset({18, 19, 20, 21})
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Origin:
     """Where a connection leads to."""
 
@@ -56,7 +56,7 @@ class Origin:
         return f"{self.scheme}://{self.authority}"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Route:
     """How an origin is reached: its connections serve no other route."""
 

@@ -53,6 +53,7 @@ from ..limits import (
 from ..protocol.http_messages import Headers, RequestHead
 from ..protocol.http_reader import BodyReader, HeadReader, check_body_size, parse_request_head
 from ..protocol.http_writer import CONTINUE, LAST_CHUNK, encode_chunk, encode_status_and_headers
+from ..values import value
 
 T = TypeVar("T")
 
@@ -70,7 +71,7 @@ class State(Enum):
 _ANSWERING = frozenset({State.HANDLING, State.BODY, State.WRITING, State.STREAM})
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Timeouts:
     """Seconds for each state that has a deadline."""
 
@@ -680,7 +681,8 @@ def raise_descriptor_limit() -> int:
 def is_loopback(host: str) -> bool:
     """Say whether every address that `host` names is of this machine alone."""
     try:
-        found = socket.getaddrinfo(host, None)
-    except (OSError, UnicodeError):
+        # As bytes where it can be: for a text Python loads its tables of international names, which takes a start 2 ms.
+        found = socket.getaddrinfo(host.encode() if host.isascii() else host, None)
+    except (OSError, ValueError):
         return False
     return all(str(address[4][0]).startswith("127.") or address[4][0] == "::1" for address in found)

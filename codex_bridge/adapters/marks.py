@@ -89,7 +89,34 @@ def _find(mark: str) -> list[int]:
 
 
 def _bears(pid: int, mark: bytes, limit: re.Pattern[bytes]) -> bool:
-    return limit.search(_read(pid, "limits")) is not None or mark in _read(pid, "environ")
+    return limit.search(_read(pid, "limits")) is not None or mark in _environ(pid)
+
+
+def _environ(pid: int) -> bytes:
+    """Return a process's environment, empty where it may not be read.
+
+    One that is just becoming its program shows none for some milliseconds, or hundreds on a busy machine, and is waited for.
+    """
+    deadline = time.monotonic() + ORPHAN_END_S
+    try:
+        with open(f"/proc/{pid}/environ", "rb", buffering=0) as file:
+            while not (found := file.read()) and time.monotonic() < deadline:
+                is_becoming = _is_becoming(pid)
+                # Once more: it may have got one since.
+                file.seek(0)
+                if not is_becoming:
+                    return file.read()
+                time.sleep(ORPHAN_LOOK_S)
+            return found
+    except OSError:
+        return b""
+
+
+def _is_becoming(pid: int) -> bool:
+    """Say whether a process has memory, which those of the kernel have not, and no place for an environment in it yet: proc(5)."""
+    fields = _read(pid, "stat").rpartition(b")")[2].split()
+    # Without the first two, vsize and env_end.
+    return len(fields) > 48 and fields[20] != b"0" and fields[48] == b"0"
 
 
 def _lives(pid: int) -> bool:

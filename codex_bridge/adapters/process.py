@@ -14,7 +14,6 @@ import re
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import cast
 
 from .. import log
@@ -25,6 +24,7 @@ from ..limits import (
     ORPHAN_END_S,
     STDERR_TAIL_BYTES,
 )
+from ..values import value
 from .marks import child_mark, end_marked, marker
 
 # What colours a terminal's text; in a log or an error it is noise.
@@ -33,7 +33,7 @@ _COLOR = re.compile(r"\x1b\[[0-9;]*m")
 _PR_SET_PDEATHSIG = 1
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Program:
     """A program's file as it was when it was looked at: another one at the same path is not equal to it."""
 
@@ -240,8 +240,9 @@ def _ask_for(number: signal.Signals) -> Callable[[], object] | None:
     # Imported and looked up here, in the parent: between fork and exec there is only the call itself.
     import ctypes
 
-    prctl = ctypes.CDLL(None).prctl
-    return lambda: prctl(_PR_SET_PDEATHSIG, int(number))
+    prctl, handle, interrupt, default = ctypes.CDLL(None).prctl, signal.signal, signal.SIGINT, signal.SIG_DFL
+    # What a script starts in the background ignores SIGINT, and so would its children.
+    return lambda: (handle(interrupt, default), prctl(_PR_SET_PDEATHSIG, int(number)))
 
 
 def _signal_group(group: int, number: signal.Signals) -> None:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
 from ..adapters.http_server import Request, Response, StreamResponse
 from ..errors import BridgeError, MethodNotAllowed, NotFound
 from ..protocol.http_messages import Headers
+from ..values import value
 from . import replies
 from .access import Access, preflight_headers
 
 Handler = Callable[[Request], Awaitable[Response | StreamResponse]]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Route:
     """`path` has `:name` for a segment that is a value, and may end in `*` for whatever follows.
 

@@ -88,11 +88,9 @@ class SessionRoutes:
         query = fields.query_fields(request, frozenset({"limit", "cursor", "turn_id"}))
         limit = fields.whole_number_field(query, "limit", DEFAULT_PAGE, MAX_PAGE)
         after = fields.whole_number_field(query, "cursor", 0, MAX_ITEM_POSITION)
-        rows = await self._sessions.read_items(live, limit + 1, after, query.get("turn_id"))
-        items = [
-            {"turn_id": row.turn_id, "created_at": row.created_at, "item": row.item} for row in rows[:limit]
-        ]
-        next_cursor = str(rows[limit - 1].position) if len(rows) > limit else None
+        rows, has_more = await self._sessions.read_items(live, limit, after, query.get("turn_id"))
+        items = [{"turn_id": row.turn_id, "created_at": row.created_at, "item": row.item} for row in rows]
+        next_cursor = str(rows[-1].position) if has_more else None
         return replies.ok(items=items, next_cursor=next_cursor)
 
     async def delete(self, request: Request) -> Response:

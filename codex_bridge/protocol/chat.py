@@ -13,8 +13,10 @@ from typing import Any
 from .. import log
 from ..errors import BridgeError, CodexFailed, UpstreamFailed
 from ..limits import MAX_CHOICE_CHARACTERS, MAX_UPSTREAM_MESSAGE_CHARACTERS
+from ..values import value
 from . import json_codec
 from .jsonrpc import LineSplitter
+from .openai import error_message
 from .thoughts import ThoughtSplitter
 
 Json = dict[str, Any]
@@ -31,7 +33,7 @@ _TOO_LONG = re.compile(
 _REASONING = ("reasoning_content", "reasoning")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CallPiece:
     """A piece of a tool call. The pieces of one call bear the same `index`; their `arguments` are to be joined."""
 
@@ -171,22 +173,6 @@ def failure(message: str, error: Any, code: str | None = None, status: int | Non
         code=code,
         status=status,
     )
-
-
-def error_message(value: Any) -> str:
-    """Return the message in an upstream's error, in any of the shapes that are about."""
-    for key in ("error", "message", "detail"):
-        if isinstance(value, dict) and key in value:
-            value = value[key]
-    return value if isinstance(value, str) else json_codec.encode(value).decode()
-
-
-def read_error(body: bytes) -> str:
-    """Return the message in the body of an upstream's error, which may be no JSON."""
-    try:
-        return error_message(json_codec.decode(body))
-    except BridgeError:
-        return body.decode(errors="replace").strip()
 
 
 def is_too_long(message: str) -> bool:

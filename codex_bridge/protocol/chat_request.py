@@ -17,12 +17,12 @@ from __future__ import annotations
 import binascii
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 from ..errors import BridgeError, InvalidJson
 from ..limits import MAX_TOOL_NAME_CHARACTERS
+from ..values import value
 from . import json_codec
 
 Json = dict[str, Any]
@@ -52,7 +52,7 @@ class ToolKind(StrEnum):
     TOOL_SEARCH = "tool_search"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Tool:
     """A tool under Codex's name of it."""
 
@@ -122,7 +122,7 @@ class ToolBook:
         return name
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ChatRequest:
     """What goes upstream, how its tools are called here and there, and the names of what has no counterpart."""
 

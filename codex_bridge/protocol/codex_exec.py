@@ -120,7 +120,7 @@ class TurnReader:
                 self.outcome = _failed(message["error"]["message"], "turn_failed")
             case "error":
                 if message["message"].startswith(_RETRYING):
-                    return [{"type": "warning", "message": message["message"], "code": "retrying"}]
+                    return [{"type": "warning", "message": message["message"], "code": codex.RETRYING}]
                 self._error = message["message"]
         return []
 

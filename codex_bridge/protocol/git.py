@@ -25,8 +25,10 @@ _ENVIRONMENT = {
 _FILTER_KEYS = ("clean", "smudge", "process")
 # Sources of configuration that belong to the repository, and not to the user or the machine.
 _REPOSITORY_SCOPES = ("local", "worktree")
-_FIELD, _RECORD = "\x1f", "\0"
-_LOG_FORMAT = _FIELD.join(("%H", "%an", "%ae", "%at", "%s"))
+_RECORD = "\0"
+# Each field ends as a record does: nothing else is sure to be in no name.
+_LOG_FIELDS = ("%H", "%an", "%ae", "%at", "%s")
+_LOG_FORMAT = "%x00".join(_LOG_FIELDS)
 
 _STATES = {
     "M": "modified", "T": "type_changed", "A": "added", "D": "deleted", "R": "renamed", "C": "copied",
@@ -150,19 +152,19 @@ def _parse_file(kind: str, rest: str, records: Iterator[str]) -> Json | None:
 
 
 def parse_log(output: str) -> list[Json]:
-    """Read what `log_arguments` makes git print; a last commit that is cut short is left out."""
-    commits = []
-    for record in output.split(_RECORD):
-        fields = record.split(_FIELD, 4)
-        if len(fields) == 5:
-            hash_, author, email, seconds, subject = fields
-            commits.append(
-                {
-                    "hash": hash_, "author": author, "email": email, "time_ms": int(seconds) * 1000,
-                    "subject": subject,
-                }
-            )  # fmt: skip
-    return commits
+    """Read what `log_arguments` makes git print; a last commit that is cut short is left out.
+
+    The time of a damaged commit is None.
+    """
+    parts = output.split(_RECORD)[:-1]
+    columns = (parts[start :: len(_LOG_FIELDS)] for start in range(len(_LOG_FIELDS)))
+    return [
+        {
+            "hash": hash_, "author": author, "email": email, "time_ms": int(seconds) * 1000 if seconds else None,
+            "subject": subject,
+        }
+        for hash_, author, email, seconds, subject in zip(*columns, strict=False)
+    ]  # fmt: skip
 
 
 def is_without_commits(stderr: str) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from ..values import value
 
 REASONS = {
     100: "Continue", 200: "OK", 201: "Created", 202: "Accepted", 204: "No Content",
@@ -17,7 +18,7 @@ REASONS = {
 Headers = tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Framing:
     """How long a body is: `length` bytes, `chunked`, or (neither, responses only) until the peer closes."""
 
@@ -32,7 +33,7 @@ class Framing:
 EMPTY_BODY = Framing(length=0)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class RequestHead:
     """A request up to its body. Header names are lower case; a repeated one is joined by a comma."""
 
@@ -45,7 +46,7 @@ class RequestHead:
     keeps_alive: bool
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ResponseHead:
     """An upstream's response up to its body.
 

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from itertools import groupby
 
 from ..limits import MAX_TOLD_HUNK_CHARACTERS
+from ..values import value
 
 # Called inside of loops; raises when the time for them is over.
 Look = Callable[[], None]
@@ -36,7 +36,7 @@ class Action(StrEnum):
     DELETE = "delete"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Hunk:
     """Lines with their signs (space, - or +). `line` is where a unified diff puts it, from 1, None where it does not say.
 
@@ -60,17 +60,22 @@ class Hunk:
         return [text for sign, text in self.body if sign != "-"]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class FilePatch:
-    """What a patch does to one file. `content` is that of a new file; `is_executable` None leaves the mode as it is."""
+    """What a patch does to one file. `is_executable` None leaves the mode as it is."""
 
     action: Action
     path: str
     hunks: tuple[Hunk, ...] = ()
     move_path: str | None = None
-    content: str = ""
     is_unified: bool = False
     is_executable: bool | None = None
+
+    @property
+    def content(self) -> str:
+        """What a new file of it holds."""
+        text = "".join(f"{line}\n" for hunk in self.hunks for line in hunk.new)
+        return text[:-1] if self.hunks and self.hunks[-1].is_new_bare else text
 
     @property
     def is_creation(self) -> bool:
@@ -78,7 +83,7 @@ class FilePatch:
         return self.is_unified and bool(self.hunks) and all(not hunk.old for hunk in self.hunks)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Edit:
     """Lines of the old text, from `start` (from 0), that others take the place of; those have their endings."""
 
@@ -280,8 +285,10 @@ def _nearest(hunk: Hunk, finder: _Finder, taken: list[Edit], cursor: int) -> int
         is_inside = at < cursor and any(edit.start < at < edit.end for edit in taken)
         return at if fits and not is_inside else None
     expected = cursor if hunk.line is None else hunk.line - 1
-    is_first = hunk.line is not None and hunk.line <= 1
-    is_last = hunk.is_old_bare or (hunk.line is not None and hunk.body[-1][0] != " ")
+    # A diff has no context on one side where its file begins or ends, and on neither where nobody asked for any (-U0).
+    has_context = hunk.line is not None and any(sign == " " for sign, _ in hunk.body)
+    is_first = has_context and expected <= 0
+    is_last = hunk.is_old_bare or (has_context and hunk.body[-1][0] != " ")
 
     def is_free(at: int) -> bool:
         return at >= cursor or not any(at < edit.end and edit.start < at + len(old) for edit in taken)

@@ -18,51 +18,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from enum import Enum
 
 from ..limits import MAX_ACTION_CHARACTERS, MAX_ACTIONS, MAX_MARK_CHARACTERS
+from ..values import value
+from .blocks import (
+    ENOUGH,
+    FENCE,
+    MARKS,
+    MISTRAL,
+    Block,
+    Kind,
+    begins_as_call,
+    is_long,
+    open_block,
+    read_block,
+)
+from .patch import BEGIN, END
 from .tools import TOOLS, ToolSpec
-from .wishes import CALL_KEYS, Wish, find_flaw, is_patch, may_be_patch, read_calls, read_patches
+from .wishes import Wish, find_flaw, is_patch
 
-_FENCE = re.compile(r"( {0,3})(`{3,}|~{3,})[ \t]*([^`\r\n]*)\r?\n?")
-_WORD = re.compile(r"[\w.+-]+")
-_MEANT = frozenset(
-    {
-        "tool",
-        "tools",
-        "tool_call",
-        "tool_calls",
-        "tool-call",
-        "tool_code",
-        "tool_use",
-        "function_call",
-        *TOOLS,
-    }
-)
-_PATCHES = frozenset({"patch", "apply_patch"})
-# Shown more often than meant.
-_PERHAPS = frozenset(
-    {"", "json", "json5", "jsonc", "diff", "udiff", "text", "txt", "plaintext", "sh", "bash", "shell"}
-)
-_RESULTS = frozenset({"result", "results", "tool_result", "tool_results", "tool_response", "tool_output"})
-_TAGS = {
-    "<tool_call>": "</tool_call>",
-    "<tool_calls>": "</tool_calls>",
-    "<function_call>": "</function_call>",
-    "<function=": "</function>",
-    "<tool_response>": "</tool_response>",
-    "<tool_result>": "</tool_result>",
-}
-_RESULT_TAGS = frozenset({"<tool_response>", "<tool_result>"})
-_MISTRAL = "[TOOL_CALLS]"
-_MARKS = (*_TAGS, _MISTRAL)
-_BEGIN, _END = "*** Begin Patch", "*** End Patch"
-_FIRST_KEY = re.compile(r"(?:\[\s*)?\{\s*[\"']?(\w+)[\"']?\s*:")
 _CALL_KEY = re.compile(r"[\"'](?:tool|tool_name|tool_calls?|function_call|arguments)[\"']\s*:")
-_NO_CALL = re.compile(r"\[\s*[^\s{]|\{\s*[^\s\"'\w/#]")
-# Enough of a block to see its first key.
-_ENOUGH = 120
 # What looks like a call and cannot be one where it stands.
 _STRAY = re.compile(r"^[ \t]{4,}(?:`{3,}|~{3,})tool\b|(?<![`\n])<tool_call>\s*\{", re.MULTILINE)
 
@@ -77,63 +52,7 @@ _TOO_MANY = f"Only the first {MAX_ACTIONS} tool calls of an answer are carried o
 _MISPLACED = "Something in your answer looks like a tool call, but does not begin at the start of a line."
 
 
-class _Kind(Enum):
-    FENCE = "fence"
-    TAG = "tag"
-    PATCH = "patch"
-    BARE = "bare"
-
-
-@dataclass(slots=True)
-class _Block:
-    """What is held back. `is_meant`: a call, whatever it holds; `is_plausible`: it begins as a call does.
-
-    `mark` is what it begins and ends with, `line` its last line as far as it has come. `is_strict`: it is a patch, in
-    which a mark that is indented is content.
-    """
-
-    kind: _Kind
-    is_meant: bool
-    mark: str = ""
-    language: str = ""
-    indent: str = ""
-    opener: str = ""
-    pieces: list[str] = field(default_factory=list)
-    line: list[str] = field(default_factory=list)
-    line_size: int = 0
-    size: int = 0
-    is_plausible: bool = False
-    is_result: bool = False
-    is_strict: bool = False
-
-    def add(self, piece: str) -> None:
-        self.pieces.append(piece)
-        self.size += len(piece)
-        self.line.append(piece)
-        self.line_size += len(piece)
-
-    def take_back(self, count: int) -> None:
-        """Forget the last characters."""
-        self.pieces = ["".join(self.pieces)[: self.size - count]]
-        self.size -= count
-
-    @property
-    def raw(self) -> str:
-        return self.opener + "".join(self.pieces)
-
-    def is_closed_by(self, line: str) -> bool:
-        """Say whether a line is the fence's last one."""
-        found = _FENCE.fullmatch(line)
-        return (
-            found is not None
-            and not _is_long(line)
-            and not found[3].strip()
-            and found[2].startswith(self.mark)
-            and (not self.is_strict or len(found[1]) <= len(self.indent))
-        )
-
-
-@dataclass(frozen=True, slots=True)
+@value
 class Part:
     """A part of an answer: text, or a block that a tool call was read from."""
 
@@ -141,7 +60,7 @@ class Part:
     is_action: bool
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Intent:
     """A whole answer, read. `hint`: something in it looks like a call and is none; this says why, to the model."""
 
@@ -167,8 +86,8 @@ class IntentReader:
         self._hint: str | None = None
         self._line: list[str] = []  # a line that is not decided yet
         self._is_plain = False  # what comes is the rest of a line of text
-        self._block: _Block | None = None
-        self._display: _Block | None = None  # the fence whose content is shown
+        self._block: Block | None = None
+        self._display: Block | None = None  # the fence whose content is shown
         # Blocks that are calls if no text follows, and the white space between them.
         self._waiting: list[tuple[str, list[Wish]]] = []
         self._waiting_size = 0
@@ -236,7 +155,7 @@ class IntentReader:
     def _may_open(self, line: str) -> bool:
         """Say whether a line that has only begun may be more than text."""
         mark = line.lstrip(" ")
-        if len(line) - len(mark) > 3 or _is_long(line):
+        if len(line) - len(mark) > 3 or is_long(line):
             return False
         if self._display is not None:
             return not mark.strip(self._display.mark[0]).strip()
@@ -244,15 +163,15 @@ class IntentReader:
             run = mark.lstrip(mark[0])
             return not run or (len(mark) - len(run) >= 3 and "`" not in run)
         return mark[:1] in ("", "{", "[") or any(
-            mark.startswith(one) or one.startswith(mark.rstrip()) for one in (*_MARKS, _BEGIN)
+            mark.startswith(one) or one.startswith(mark.rstrip()) for one in (*MARKS, BEGIN)
         )
 
     def _opens_at_once(self, line: str) -> bool:
         """Say whether a line that has only begun is the begin of a block, whatever follows."""
         mark = line.lstrip(" ")
-        if self._display is not None or not mark or len(line) - len(mark) > 3 or _MISTRAL.startswith(mark):
+        if self._display is not None or not mark or len(line) - len(mark) > 3 or MISTRAL.startswith(mark):
             return False
-        return mark[0] in "{[" or mark.startswith(_MARKS)
+        return mark[0] in "{[" or mark.startswith(MARKS)
 
     def _begin_line(self, line: str) -> None:
         """Take a line from its start: a whole one, or one that opens a block at once."""
@@ -264,11 +183,11 @@ class IntentReader:
         mark = line.lstrip(" ")
         if len(line) - len(mark) > 3 or self._blocks >= MAX_ACTIONS:
             self._say_start(line)
-        elif (block := _open(line, mark)) is None or (
+        elif (block := open_block(line, mark)) is None or (
             block.is_result and not (self._wishes or self._waiting)
         ):
-            if (found := _FENCE.fullmatch(line)) is not None and not _is_long(line):
-                self._display = _Block(_Kind.FENCE, False, found[2])
+            if (found := FENCE.fullmatch(line)) is not None and not is_long(line):
+                self._display = Block(Kind.FENCE, False, found[2])
             self._say_start(line)
         else:
             self._block = block
@@ -284,14 +203,14 @@ class IntentReader:
 
     # Blocks -----------------------------------------------------------------------------------------
 
-    def _hold(self, block: _Block, piece: str) -> None:
+    def _hold(self, block: Block, piece: str) -> None:
         block.add(piece)
         if piece.endswith("\n"):
             line = "".join(block.line)
             block.line, block.line_size = [], 0
             if self._end_line(block, line):
                 return
-        elif block.kind is _Kind.BARE and block.line_size - len(piece) <= MAX_MARK_CHARACTERS:
+        elif block.kind is Kind.BARE and block.line_size - len(piece) <= MAX_MARK_CHARACTERS:
             line = "".join(block.line)
             if self._opens_at_once(line) and self._end_line(block, line):
                 return
@@ -299,50 +218,54 @@ class IntentReader:
             self._hint = self._hint or _TOO_LONG
             self._release(block)
         elif not block.is_meant and not block.is_plausible and not self._may_end(block):
-            found = _begins_as_call("".join(block.pieces))
+            found = begins_as_call("".join(block.pieces))
             block.is_plausible = found is True
             if found is False:
                 self._release(block)
 
-    def _may_end(self, block: _Block) -> bool:
+    def _may_end(self, block: Block) -> bool:
         """Say whether the line that has begun may be the block's last one, or the first behind it."""
         line = "".join(block.line)
-        if block.kind is _Kind.FENCE:
-            return bool(line) and not _is_long(line) and not line.strip().strip(block.mark[0])
+        if block.kind is Kind.FENCE:
+            return bool(line) and not is_long(line) and not line.strip().strip(block.mark[0])
         return 0 < len(line) < block.size and self._may_open(line)
 
-    def _end_line(self, block: _Block, line: str) -> bool:
+    def _end_line(self, block: Block, line: str) -> bool:
         """Close the block if this line of it is its last; say whether it was."""
         rest = ""
-        if block.kind is _Kind.TAG:
+        if block.kind is Kind.TAG:
             at = line.find(block.mark)
             if at < 0:
                 return False
             rest = line[at + len(block.mark) :]
             block.take_back(len(rest))
-        elif block.kind is _Kind.BARE:
-            if block.size == len(line) or _open(line, line.lstrip(" ")) is None or line.lstrip()[0] in "{[":
+        elif block.kind is Kind.BARE:
+            if (
+                block.size == len(line)
+                or open_block(line, line.lstrip(" ")) is None
+                or line.lstrip()[0] in "{["
+            ):
                 return False
             rest = line
             block.take_back(len(rest))
-        elif block.kind is _Kind.PATCH:
-            if line.rstrip() != _END:
+        elif block.kind is Kind.PATCH:
+            if line.rstrip() != END:
                 return False
         elif not block.is_closed_by(line):
-            block.is_strict = block.is_strict or (block.size - len(line) < _ENOUGH and is_patch(line))
+            block.is_strict = block.is_strict or (block.size - len(line) < ENOUGH and is_patch(line))
             return False
         self._close(block, is_whole=True)
         self._rest(rest)
         return True
 
-    def _close(self, block: _Block, is_whole: bool) -> None:
+    def _close(self, block: Block, is_whole: bool) -> None:
         self._block = None
         self._is_plain = False
         if block.is_result:
             self._confirm()
             self._has_invented = True
             return
-        wishes = _read(block, is_whole)
+        wishes = read_block(block, is_whole)
         flaw = find_flaw(wishes, self._tools)
         self._blocks += block.is_meant or flaw is None
         if block.is_meant:
@@ -352,16 +275,16 @@ class IntentReader:
             self._waiting.append((block.raw, wishes))
             self._waiting_size += block.size
         else:
-            if _CALL_KEY.search(block.raw[:_ENOUGH]) or any(name in block.raw for name in TOOLS):
+            if _CALL_KEY.search(block.raw[:ENOUGH]) or any(name in block.raw for name in TOOLS):
                 self._hint = (
                     self._hint or f"A block of your answer looks like a tool call, but it is none: {flaw}"
                 )
             self._say_start(block.raw)
 
-    def _release(self, block: _Block) -> None:
+    def _release(self, block: Block) -> None:
         """Show what turned out not to be a block."""
         self._block = None
-        if block.kind is _Kind.FENCE:
+        if block.kind is Kind.FENCE:
             self._display = block
             block.is_strict = False
         raw = block.raw
@@ -411,75 +334,3 @@ class IntentReader:
         if self._said:
             self._parts.append(Part("".join(self._said), is_action=False))
             self._said = []
-
-
-def _is_long(line: str) -> bool:
-    """Say whether a line is longer than any fence's or patch's first line."""
-    return len(line.removesuffix("\n")) > MAX_MARK_CHARACTERS
-
-
-def _open(line: str, mark: str) -> _Block | None:
-    """Return the block that a line opens, if it opens one; `mark` is the line without its indent."""
-    tag = next((tag for tag in _TAGS if mark.startswith(tag)), None)
-    if tag is not None:
-        return _Block(_Kind.TAG, True, _TAGS[tag], tag, is_result=tag in _RESULT_TAGS)
-    if mark.startswith(_MISTRAL):
-        return _Block(_Kind.BARE, True, language=_MISTRAL)
-    if mark[:1] in ("{", "["):
-        return _Block(_Kind.BARE, False)
-    if _is_long(line):
-        return None
-    if line.rstrip() == _BEGIN:
-        return _Block(_Kind.PATCH, True, opener=line)
-    found = _FENCE.fullmatch(line)
-    return None if found is None else _open_fence(line, found)
-
-
-def _open_fence(line: str, found: re.Match[str]) -> _Block | None:
-    words = [word.lower() for word in _WORD.findall(found[3])]
-    language = words[0] if words else ""
-    if len(words) > 1 and language in _MEANT and words[1] in TOOLS:
-        language = words[1]
-    is_result = language in _RESULTS
-    is_meant = is_result or language in _MEANT or language in _PATCHES
-    if not is_meant and language not in _PERHAPS:
-        return None
-    return _Block(_Kind.FENCE, is_meant, found[2], language, found[1], line, is_result=is_result)
-
-
-def _begins_as_call(body: str) -> bool | None:
-    """Say whether a block begins as a tool call does; None as long as that cannot be seen."""
-    start = body[:_ENOUGH].lstrip()
-    if is_patch(start):
-        return True
-    if (found := _FIRST_KEY.match(start)) is not None:
-        return found[1] in CALL_KEYS
-    if len(body) > _ENOUGH:
-        return False
-    if start[:1] in ("{", "["):
-        return False if _NO_CALL.match(start) else None
-    return None if may_be_patch(start) else False
-
-
-def _read(block: _Block, is_whole: bool) -> list[Wish]:
-    """Return what a block asks for: one wish at least."""
-    body = "".join(block.pieces)
-    if "\r\n" in (block.opener or body[: body.find("\n") + 1]):
-        body = body.replace("\r\n", "\n")
-    if block.kind is _Kind.PATCH:
-        return read_patches(f"{_BEGIN}\n{body}", is_whole)
-    if block.kind is _Kind.TAG:
-        body = body.strip().removesuffix(block.mark).removeprefix(block.language)
-        body = f"<function={body}</function>" if block.language == "<function=" else body
-        return read_calls(body)
-    if block.kind is _Kind.BARE:
-        return read_calls(body.strip().removeprefix(_MISTRAL))
-    lines = body.split("\n")
-    if is_whole:
-        del lines[-2 if not lines[-1] else -1 :]
-    body = "\n".join(line.removeprefix(block.indent) for line in lines)
-    if block.language in _PATCHES or is_patch(body):
-        return read_patches(body, is_whole)
-    # Some close a fence behind the last brace.
-    tool = block.language if block.language in TOOLS else ""
-    return read_calls(body if is_whole else body.rstrip("`~ \t\r\n"), tool)

@@ -24,16 +24,8 @@ _STRINGS = {
 }
 _ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|(?s:.))")
 _PLAIN_ESCAPES = {
-    "n": "\n",
-    "t": "\t",
-    "r": "\r",
-    "b": "\b",
-    "f": "\f",
-    "/": "/",
-    "\\": "\\",
-    '"': '"',
-    "'": "'",
-}
+    "n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "/": "/", "\\": "\\", '"': '"', "'": "'",
+}  # fmt: skip
 _WORD = re.compile(r"[A-Za-z_][\w-]*+")
 _NUMBER = re.compile(r"-?\d{1,30}(\.\d{1,30})?([eE][+-]?\d{1,3})?(?![\w.])")
 _WORDS = {"true": True, "True": True, "false": False, "False": False, "null": None, "None": None}

@@ -1,4 +1,4 @@
-"""What the bridge reads of OpenAI's API: the tokens that an answer says it has used."""
+"""What the bridge reads of OpenAI's API: the tokens that an answer says it has used, and why it failed."""
 
 from __future__ import annotations
 
@@ -69,3 +69,19 @@ def _count_usage(usage: Any, read: str, written: str) -> Usage:
 def _count(value: Any, name: str) -> int:
     number = value.get(name) if isinstance(value, dict) else None
     return number if type(number) is int and 0 <= number <= MAX_TOKENS else 0
+
+
+def error_message(value: Any) -> str:
+    """Return the message in an upstream's error, in any of the shapes that are about."""
+    for key in ("error", "message", "detail"):
+        if isinstance(value, dict) and key in value:
+            value = value[key]
+    return value if isinstance(value, str) else json_codec.encode(value).decode()
+
+
+def read_error(body: bytes) -> str:
+    """Return the message in the body of an upstream's error, which may be no JSON."""
+    try:
+        return error_message(json_codec.decode(body))
+    except BridgeError:
+        return body.decode(errors="replace").strip()

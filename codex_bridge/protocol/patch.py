@@ -9,8 +9,7 @@ from __future__ import annotations
 from .hunks import Action, FilePatch, Hunk, PatchInvalid, trim
 from .unified import is_unified, parse_unified
 
-_BEGIN = "*** Begin Patch"
-_END = "*** End Patch"
+BEGIN, END = "*** Begin Patch", "*** End Patch"
 _END_OF_FILE = "*** End of File"
 _MOVE = "*** Move to: "
 _ACTIONS = {
@@ -26,17 +25,17 @@ def parse_patch(text: str) -> tuple[FilePatch, ...]:
     lines = _lines(trim(text))
     if len(lines) > 2 and lines[0].startswith("```") and lines[-1] == "```":
         lines = lines[1:-1]
-    elif trim(lines[0]) != _BEGIN and is_unified(lines):
+    elif trim(lines[0]) != BEGIN and is_unified(lines):
         # Not trimmed: an empty line of context may be its last.
         lines = _lines(text.removesuffix("\n"))
     if len(lines) > 3 and lines[0] in _HEREDOCS and lines[-1].endswith("EOF"):
         lines = lines[1:-1]
-    if trim(lines[0]) != _BEGIN and is_unified(lines):
+    if trim(lines[0]) != BEGIN and is_unified(lines):
         return parse_unified(lines)
-    if trim(lines[0]) != _BEGIN:
-        raise PatchInvalid(f"the first line must be '{_BEGIN}', or it must be a unified diff.")
-    if trim(lines[-1]) != _END:
-        raise PatchInvalid(f"the last line must be '{_END}'.")
+    if trim(lines[0]) != BEGIN:
+        raise PatchInvalid(f"the first line must be '{BEGIN}', or it must be a unified diff.")
+    if trim(lines[-1]) != END:
+        raise PatchInvalid(f"the last line must be '{END}'.")
     patches = _Reader(lines).read()
     if not patches:
         raise PatchInvalid("it changes no file.")
@@ -77,15 +76,14 @@ class _Reader:
         action, path = _ACTIONS[marker], header[len(marker) :]
         self._at += 1
         if action is Action.ADD:
-            return FilePatch(action, path, content=self._read_content())
+            return FilePatch(action, path, self._read_added())
         return FilePatch(action, path) if action is Action.DELETE else self._read_update(path)
 
-    def _read_content(self) -> str:
-        texts = []
+    def _read_added(self) -> tuple[Hunk, ...]:
+        begin = self._at
         while self._at < self._end and self._line.startswith("+"):
-            texts.append(self._line[1:] + "\n")
             self._at += 1
-        return "".join(texts)
+        return (Hunk(tuple(("+", line[1:]) for line in self._lines[begin : self._at])),)
 
     def _read_update(self, path: str) -> FilePatch:
         move_path = None

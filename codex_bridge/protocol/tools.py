@@ -1,12 +1,11 @@
 """The local tool protocol: the tools, the JSON schema of each one's input, and the shape of what they answer.
 
-No I/O: `workspace.tools` runs them. The schemas use `type`, `description`, `enum`, `minimum`, `maximum`, `maxLength`, `minLength`,
-`items`, `default`, and are judged here by the letter.
+No I/O: `workspace.tools` runs them. The schemas use `type`, `description`, `minimum`, `maximum`, `minLength`, `maxLength`,
+`additionalProperties` and `default`, and are judged here by the letter.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import InvalidField
@@ -27,11 +26,12 @@ from ..limits import (
     MAX_READ_LINES,
     MAX_SEARCH_MATCHES,
 )
+from ..values import value
 
 Json = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ToolSpec:
     """One tool. `is_mutating`: it may change the workspace, so it follows the session's approval policy."""
 
@@ -60,7 +60,7 @@ class ToolSpec:
         }
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class FileEdit:
     """What became of a file's text, None where there is no file, and where it was moved. Paths are relative."""
 
@@ -70,7 +70,7 @@ class FileEdit:
     new_path: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ToolResult:
     """What a tool answers: its data, or an error with a code. `limits` are those that cut the data short.
 
@@ -81,8 +81,8 @@ class ToolResult:
     data: Json | None = None
     error: Json | None = None
     limits: tuple[Json, ...] = ()
-    diffs: tuple[Json, ...] = field(default=())
-    edits: tuple[FileEdit, ...] = field(default=(), repr=False)
+    diffs: tuple[Json, ...] = ()
+    edits: tuple[FileEdit, ...] = ()
 
     @property
     def is_ok(self) -> bool:
@@ -108,17 +108,18 @@ def refusal(code: str, message: str, **details: Any) -> ToolResult:
     return ToolResult(error={"code": code, "message": message, **details})
 
 
-def _path(description: str) -> Json:
-    return {"type": "string", "description": description, "maxLength": MAX_PATH_CHARACTERS, "minLength": 1}
-
-
 def _text(description: str, most: int) -> Json:
     return {"type": "string", "description": description, "maxLength": most, "minLength": 1}
 
 
-def _number(description: str, default: int | None, least: int, most: int) -> Json:
-    schema: Json = {"type": "integer", "description": description, "minimum": least, "maximum": most}
-    return schema if default is None else {**schema, "default": default}
+def _path(description: str) -> Json:
+    return _text(description, MAX_PATH_CHARACTERS)
+
+
+def _number(description: str, default: int, least: int, most: int) -> Json:
+    return {
+        "type": "integer", "description": description, "minimum": least, "maximum": most, "default": default,
+    }  # fmt: skip
 
 
 def _flag(description: str) -> Json:
@@ -138,7 +139,8 @@ TOOLS: dict[str, ToolSpec] = {
                 "path": _DIRECTORY,
                 "recursive": _flag("Also what lies below its directories; .git is left out."),
                 "pattern": _text(
-                    "Only paths that match this glob, such as *.py or src/**/*.ts.", MAX_PATTERN_CHARACTERS
+                    "Only paths that match this glob, such as *.py or src/**/*.ts; all others with ! in front.",
+                    MAX_PATTERN_CHARACTERS,
                 ),
                 "limit": _number("How many entries.", DEFAULT_LIST_ENTRIES, 1, MAX_LIST_ENTRIES),
                 "cursor": _CURSOR,
@@ -162,7 +164,10 @@ TOOLS: dict[str, ToolSpec] = {
                 "regex": _flag("The query is a regular expression, not a plain text."),
                 "ignore_case": _flag("Upper and lower case are the same."),
                 "path": {**_path("Only in this directory or file."), "default": "."},
-                "pattern": _text("Only in files whose path matches this glob.", MAX_PATTERN_CHARACTERS),
+                "pattern": _text(
+                    "Only in files whose path matches this glob; in all others with ! in front: !node_modules.",
+                    MAX_PATTERN_CHARACTERS,
+                ),
                 "limit": _number("How many matching lines.", DEFAULT_SEARCH_MATCHES, 1, MAX_SEARCH_MATCHES),
             },
             ("query",),

@@ -19,6 +19,7 @@ _PREFIXES = {("a/", "b/"), ("i/", "w/"), ("c/", "i/"), ("c/", "w/"), ("o/", "w/"
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
 _ESCAPE = re.compile(r"\\([0-7]{3}|.)")
 _ESCAPES = {"a": 7, "b": 8, "t": 9, "n": 10, "v": 11, "f": 12, "r": 13, '"': 34, "\\": 92}
+_ESCAPED = {value: name for name, value in _ESCAPES.items()}
 
 
 def is_unified(lines: list[str]) -> bool:
@@ -37,20 +38,14 @@ def quote_path(path: str) -> str:
     """Return a path as git writes it in a diff: in quotes when it could be read as more than a path."""
     if path.isprintable() and not set('"\\') & set(path):
         return path
-    by_byte = {value: name for name, value in _ESCAPES.items()}
-    octets = path.encode("utf-8", "surrogateescape")
-    return (
-        '"'
-        + "".join(
-            f"\\{by_byte[octet]}"
-            if octet in by_byte
-            else chr(octet)
-            if 32 <= octet < 127
-            else f"\\{octet:03o}"
-            for octet in octets
-        )
-        + '"'
-    )
+    escaped = "".join(map(_escape, path.encode("utf-8", "surrogateescape")))
+    return f'"{escaped}"'
+
+
+def _escape(octet: int) -> str:
+    if octet in _ESCAPED:
+        return f"\\{_ESCAPED[octet]}"
+    return chr(octet) if 32 <= octet < 127 else f"\\{octet:03o}"
 
 
 @dataclass(slots=True)
@@ -70,14 +65,9 @@ class _Section:
         if old is not None and (self.is_deleted or new is None):
             return FilePatch(Action.DELETE, old, hunks, is_unified=True)
         if new is not None and (self.is_new or old is None):
-            content = "".join(text + "\n" for hunk in hunks for text in hunk.new)
-            if hunks and hunks[-1].is_new_bare:
-                content = content[:-1]
             if any(hunk.old for hunk in hunks):
                 raise PatchInvalid(f"the new file {new[:200]!r} has no lines to keep or to remove.")
-            return FilePatch(
-                Action.ADD, new, content=content, is_unified=True, is_executable=self.is_executable
-            )
+            return FilePatch(Action.ADD, new, hunks, is_unified=True, is_executable=self.is_executable)
         if old is None or new is None:
             raise PatchInvalid("a file is neither here nor there: both names are /dev/null.")
         if not hunks and old == new and self.is_executable is None:
@@ -119,8 +109,13 @@ class _Reader:
             while self._at < len(self._lines) and self._read_header(section):
                 self._at += 1
         if self._at < len(self._lines) and _begins_file(self._lines, self._at):
-            old, new = _names(self._lines[self._at][4:], self._lines[self._at + 1][4:])
-            if not section.is_rename:
+            names = self._lines[self._at][4:], self._lines[self._at + 1][4:]
+            old, new = _names(*names)
+            # Beside /dev/null a prefix cannot be told from a directory; in git's own line it can.
+            known = section.new if is_git and (old is None or new is None) else None
+            if known and any(_name(name).endswith(known) for name in names):
+                section.old, section.new = (known if old else None), (known if new else None)
+            elif not section.is_rename:
                 section.old, section.new = old, new
             self._at += 2
         while self._at < len(self._lines) and self._lines[self._at].startswith("@@"):
@@ -226,18 +221,12 @@ def _begins_file(lines: list[str], at: int) -> bool:
 def _names(old: str, new: str) -> tuple[str | None, str | None]:
     """Return the two names of a file without git's prefixes, None for /dev/null."""
     first, second = _name(old), _name(new)
-    pairs = [
-        (one, other)
-        for one, other in _PREFIXES
-        if (first == _NOWHERE and second.startswith(other) and other == "b/")
-        or (second == _NOWHERE and first.startswith(one) and one == "a/")
-        or (first.startswith(one) and second.startswith(other))
-    ]
-    cut = 2 if pairs else 0
-    return (
-        None if first == _NOWHERE else first[cut:],
-        None if second == _NOWHERE else second[cut:],
-    )
+    if first == _NOWHERE:
+        return None, None if second == _NOWHERE else second.removeprefix("b/")
+    if second == _NOWHERE:
+        return first.removeprefix("a/"), None
+    has_prefixes = any(first.startswith(one) and second.startswith(other) for one, other in _PREFIXES)
+    return (first[2:], second[2:]) if has_prefixes else (first, second)
 
 
 def _name(text: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import InvalidField, InvalidJson
 from . import loose_json
+from .patch import BEGIN, END
 from .tools import TOOLS, ToolSpec, check_input
 
 Json = dict[str, Any]
@@ -30,9 +31,8 @@ _OTHER_WORDS = {
     "patch": ("diff", "content"),
     "cwd": ("workdir", "working_directory"),
 }
-_BEGIN, _END = "*** Begin Patch", "*** End Patch"
 _FILE_MARKS = ("*** Add File:", "*** Update File:", "*** Delete File:")
-_STARTS = (_BEGIN, "diff --git ", "--- ", "apply_patch", *_FILE_MARKS)
+_STARTS = (BEGIN, "diff --git ", "--- ", "apply_patch", *_FILE_MARKS)
 _OPENING = re.compile(r"<(?:function|parameter)=([\w.-]{1,80})>\n?")
 _SHOWN = 80
 
@@ -94,16 +94,16 @@ def read_patches(text: str, is_whole: bool = True) -> list[Wish]:
     wishes: list[Wish] = []
     lines: list[str] | None = None
     for line in text.split("\n"):
-        if line.rstrip() == _BEGIN:
+        if line.rstrip() == BEGIN:
             lines = []
-        elif line.rstrip() == _END and lines is not None:
+        elif line.rstrip() == END and lines is not None:
             wishes.append(_codex_patch(lines))
             lines = None
         elif lines is not None:
             lines.append(line)
     if lines is not None:
         wishes.append(
-            _codex_patch(lines) if is_whole else Wish("apply_patch", problem=f"A patch has no {_END}.")
+            _codex_patch(lines) if is_whole else Wish("apply_patch", problem=f"A patch has no {END}.")
         )
     return wishes or [_bare_patch(text, is_whole)]
 
@@ -113,15 +113,15 @@ def _bare_patch(text: str, is_whole: bool) -> Wish:
     if not is_whole:
         return Wish("apply_patch", problem="The answer breaks off inside of a patch.")
     if body.startswith(_FILE_MARKS):
-        return _codex_patch(body.removesuffix(_END).rstrip("\r\n").split("\n"))
+        return _codex_patch(body.removesuffix(END).rstrip("\r\n").split("\n"))
     if re.search(r"^(--- |diff --git )", body, re.MULTILINE) is None:
-        told = f"A patch is neither in Codex's grammar ({_BEGIN}) nor a unified diff (--- and +++ before @@)."
+        told = f"A patch is neither in Codex's grammar ({BEGIN}) nor a unified diff (--- and +++ before @@)."
         return Wish("apply_patch", problem=told)
     return Wish("apply_patch", {"patch": body + "\n"})
 
 
 def _codex_patch(lines: list[str]) -> Wish:
-    return Wish("apply_patch", {"patch": "\n".join([_BEGIN, *lines, _END]) + "\n"})
+    return Wish("apply_patch", {"patch": "\n".join([BEGIN, *lines, END]) + "\n"})
 
 
 def _from_value(value: Any, tool: str) -> Iterator[Wish]:

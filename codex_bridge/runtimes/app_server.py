@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 from .. import log
@@ -28,6 +27,7 @@ from ..runtime import (
     TurnRequest,
     TurnStatus,
 )
+from ..values import replace
 from ..workspace.scratch import keep_scratch
 from .app_server_child import AppServerChild
 from .app_server_command import SandboxCommand

@@ -53,6 +53,8 @@ class Asks:
         self._changes: dict[str, list[dict[str, Any]]] = {}
         self._is_over = False
         self.agents: set[str] = set()
+        # The items that nobody has allowed in time: Codex does not run them, and tells no end of theirs.
+        self.unallowed: set[str] = set()
 
     def on_notification(self, method: str, params: dict[str, Any]) -> None:
         """Take what Codex tells of the turn's thread, or of one of its agents'."""
@@ -107,6 +109,8 @@ class Asks:
             self._cancel(opened, Withdrawn.BY_CODEX)
 
     def _cancel(self, opened: _Open, reason: Withdrawn) -> None:
+        if opened.params.get("approvalId") is None:  # else it is asked for a part of what runs
+            self.unallowed.add(opened.request.item_id)
         if opened.task is not None:
             opened.request.withdrawn = reason
             opened.task.cancel()

@@ -9,7 +9,6 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from .. import log
@@ -18,6 +17,7 @@ from ..errors import CodexFailed
 from ..limits import CALL_TIMEOUT_S, COMMAND_END_S, MAX_LOADED_THREADS
 from ..protocol import codex
 from ..runtime import AccountEvent
+from ..values import value
 from .app_server_client import AppServerClient, RequestId
 from .app_server_run import Run
 
@@ -276,7 +276,7 @@ class AppServerChild:
         return False
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class _Opened:
     """What a thread was opened for: the gateway's address, or None for Codex's own service, and its model."""
 

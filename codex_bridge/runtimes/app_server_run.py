@@ -126,6 +126,7 @@ class Run:
 
     async def all_commands_ended(self) -> None:
         """Wait for the end of the commands that run."""
+        self._commands -= self.asks.unallowed
         if self._commands:
             self._no_commands.clear()
             await self._no_commands.wait()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from ..limits import MAX_JUSTIFICATION_CHARACTERS, MAX_TOOL_RESULT_CHARACTERS
 from ..protocol import json_codec
 from ..protocol.chat import ChatDelta
 from ..protocol.tools import TOOLS, ToolResult, ToolSpec
+from ..values import replace, value
 
 Json = dict[str, Any]
 
@@ -42,7 +42,7 @@ NOTHING_SAID = "(nothing)"
 OFFERED: Mapping[str, ToolSpec] = {name: _offer(spec) for name, spec in TOOLS.items()}
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ToolCall:
     """A call that a model wants made. `problem`: it cannot be, and this says why, to the model.
 
@@ -55,7 +55,7 @@ class ToolCall:
     problem: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Reply:
     """One answer of a model, read.
 

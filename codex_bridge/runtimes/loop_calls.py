@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from typing import Any
 
+from ..adapters.threads import in_thread
 from ..errors import BridgeError, InvalidField
 from ..limits import MAX_ACCEPTED
 from ..protocol.tools import FileEdit, ToolResult, check_input, refusal
@@ -27,11 +27,6 @@ _DECLINED = refusal(
     "declined",
     "The person has not allowed it, and nothing was done. Do not try the same in another way; go on without, or end "
     "and say what is missing.",
-)
-_CHANGED_MEANWHILE = refusal(
-    "changed_meanwhile",
-    "The files have changed while the person was asked, so that the patch would do something else now; nothing was done. "
-    "Read them again.",
 )
 _NO_ESCALATION = refusal(
     "escalation_refused",
@@ -125,22 +120,19 @@ class Calls:
         return await self._run(item, "run_command", plain, place)
 
     async def _edit(self, item: ToolItem, arguments: Json) -> ToolResult:
-        seen = await self._tools.preview("apply_patch", arguments, self._place)
-        changes = [self._with_whole_paths(change) for change in seen.diffs]
+        shown = await self._tools.preview_patch(arguments, self._place)
+        changes = list(shown.diffs)
         item.start(changes)
-        if not seen.is_ok:
-            item.complete(seen, "")
-            return seen
+        if not shown.is_ok:
+            item.complete(shown, "")
+            return shown
         if self._request.approval_policy == _UNTRUSTED:
             details = {"reason": None, "changes": changes, "grant_root": None}
             keys = [("edit", path) for change in changes for path in _paths(change)]
             if not await self._is_allowed(item, ApprovalKind.FILE_CHANGE, keys, details):
                 return _DECLINED
-            again = await self._tools.preview("apply_patch", arguments, self._place)
-            if again.diffs != seen.diffs:
-                item.complete(_CHANGED_MEANWHILE, "")
-                return _CHANGED_MEANWHILE
-        result = await self._run(item, "apply_patch", arguments, self._place)
+        result = await self._tools.apply_patch(arguments, self._place, shown)
+        item.complete(result, "")
         if result.edits:
             await self._tell_diff(result.edits)
         return result
@@ -154,7 +146,7 @@ class Calls:
             return self._diff.render()
 
         # In a thread: hundreds of files, of megabytes, take seconds.
-        noting = asyncio.create_task(asyncio.to_thread(note), name="diff of a turn")
+        noting = in_thread(note, "diff of a turn")
         try:
             await asyncio.shield(noting)
         finally:
@@ -181,14 +173,6 @@ class Calls:
         if answer.decision is Decision.CANCEL:
             raise TurnCancelled
         return False
-
-    def _with_whole_paths(self, change: Json) -> Json:
-        """Return a change as Codex tells it: with absolute paths."""
-        whole, root = {**change}, self._place.root
-        whole["path"] = os.path.join(root, change["path"])
-        if change["kind"].get("move_path"):
-            whole["kind"] = {**change["kind"], "move_path": os.path.join(root, change["kind"]["move_path"])}
-        return whole
 
 
 def _check(call: ToolCall) -> Json | ToolResult:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
+from ..adapters.threads import in_thread
 from ..errors import InvalidField
 from ..protocol import json_codec
 from ..runtime import Emit, TurnRequest
@@ -58,7 +58,7 @@ async def user_message(text: str, images: tuple[str, ...], emit: Emit) -> Json:
         return {"role": "user", "content": text}
     parts: list[Json] = []
     try:
-        urls = await asyncio.to_thread(read_images, images)
+        urls = await in_thread(lambda: read_images(images), "images")
         parts = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
     except InvalidField as problem:
         emit({"type": "warning", "code": "images_left_out", "message": problem.message})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Any
 
 from ..adapters.http_client import Origin
@@ -11,6 +10,7 @@ from ..errors import InvalidField
 from ..log import printable
 from ..providers import PROVIDERS, AuthMode
 from ..runtime import ExecutionClass
+from ..values import value
 
 # Leaves a choice to what is found out.
 AUTO = "auto"
@@ -23,7 +23,7 @@ _BASE_URL = re.compile(
 _VERSION_SEGMENT = re.compile(r"/v[0-9]+[a-z0-9]*(?:/|\Z)")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Upstream:
     """Where model requests go. `path` is the base URL's path without a slash at its end."""
 
@@ -32,7 +32,7 @@ class Upstream:
     api_key: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ProviderSettings:
     """What was chosen, not yet judged together. `None` stands for the provider's or Codex's own default."""
 
@@ -45,7 +45,7 @@ class ProviderSettings:
     wire_api: str = AUTO
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Backend:
     """Settings that fit together: where turns and `/v1` go, and how they sign in.
 

@@ -29,8 +29,7 @@ from ..limits import (
 )
 from ..model import new_id
 from ..protocol import json_codec
-from ..protocol.chat import read_error
-from ..protocol.openai import Usage, UsageReader
+from ..protocol.openai import Usage, UsageReader, read_error
 from ..providers import WireApi
 from ..runtime import Emit, Event, Failure, ModelRoute
 from . import forward

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -18,6 +17,7 @@ from ..adapters.process import ChildProcess, Program
 from ..errors import UpstreamFailed
 from ..limits import CODEX_RECHECK_S, RECHECK_S, UPSTREAM_CHECK_TIMEOUT_S, VERSION_TIMEOUT_S
 from ..protocol import codex
+from ..values import value
 from ..workspace.scratch import keep_scratch, mark_of, remove_scratch
 from .backend import Backend
 from .device_auth import DeviceAuth
@@ -32,7 +32,7 @@ class Status(StrEnum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Check:
     """One finding: a sentence for a person."""
 
@@ -44,7 +44,7 @@ class Check:
         return {"name": self.name, "status": self.status, "message": self.message}
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class _Look:
     """A look that is under way or done, and for which backend and which Codex it was begun."""
 

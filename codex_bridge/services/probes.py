@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
-from dataclasses import dataclass
 from typing import Any
 
 from .. import log
@@ -17,8 +16,10 @@ from ..limits import (
     PROBE_ANSWER_TIMEOUT_S,
 )
 from ..protocol import json_codec
-from ..protocol.chat import ChatDelta, ChatReader, error_message, read_error
+from ..protocol.chat import ChatDelta, ChatReader
 from ..protocol.jsonrpc import LineSplitter
+from ..protocol.openai import error_message, read_error
+from ..values import value
 from .backend import Upstream
 
 Json = dict[str, Any]
@@ -39,7 +40,7 @@ _TOOL = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Finding:
     """What a probe has shown: whether it is so, and a sentence that says by what."""
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
 from .. import log
 from ..adapters.database import Database
@@ -28,13 +27,14 @@ from ..limits import (
 )
 from ..model import now_ms
 from ..store import retention, sessions
+from ..values import value
 
 _DAY_MS = 24 * 3600 * 1000
 # One page in so many may be free: the next events need it, and giving it back costs writing.
 _FREE_SHARE = 4
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Keep:
     """What is kept: sessions and days without use, events of one session and days for them (config.SETTINGS)."""
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from .. import log
@@ -17,6 +16,7 @@ from ..config import SETTINGS
 from ..errors import ConfigError, Conflict, InvalidField
 from ..limits import MAX_CHOICE_CHARACTERS, MAX_HIDDEN_KEYS
 from ..providers import PROVIDERS
+from ..values import replace
 from ..workspace.paths import WorkspaceRoots
 from .backend import AUTO, Backend, ProviderSettings, check_key, parse_base_url, resolve_backend
 from .live import LiveSession

@@ -139,8 +139,8 @@ class SessionService:
 
     async def read_items(
         self, live: LiveSession, limit: int, after: int, turn_id: str | None
-    ) -> list[ItemRow]:
-        """Return up to `limit` completed items of a session, or of one turn, behind the position `after`."""
+    ) -> tuple[list[ItemRow], bool]:
+        """Return up to `limit` completed items of a session, or of one turn, behind the position `after`; and whether there are more."""
         self._recorder.flush(live)
         await self._recorder.settle()
         return await self._database.read(items.select_page(live.key, limit, after, turn_id))

@@ -19,8 +19,9 @@ from ..adapters.http_server import Request, Stream, StreamResponse
 from ..errors import BridgeError, UpstreamFailed
 from ..limits import MAX_KNOWN_UPSTREAMS, WIRE_RECHECK_S
 from ..protocol import json_codec
-from ..protocol.chat import error_message
+from ..protocol.openai import error_message
 from ..providers import WireApi
+from ..values import value
 from .backend import AUTO, Upstream
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ _UNKNOWN_FIELD = frozenset({400, 422})
 _UNKNOWN_MODEL = re.compile(r"(?i)\bmodel\b.*(not found|not exist|unknown|no such)|(no such|unknown) model")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Refusal:
     """An answer that is none, and the beginning of its body."""
 

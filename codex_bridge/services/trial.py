@@ -9,7 +9,6 @@ import asyncio
 import os
 import shutil
 import time
-from dataclasses import dataclass
 
 from ..limits import TRIAL_TIMEOUT_S
 from ..model import new_id
@@ -25,6 +24,7 @@ from ..runtime import (
     TurnRequest,
     TurnStatus,
 )
+from ..values import value
 from .probes import Finding, short
 
 _FILE = "greeting.txt"
@@ -37,7 +37,7 @@ _TASK = (
 _EDITS = ("fileChange", "commandExecution")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class TrialResult:
     """What came of a trial; `acted`: the model has at least used the tools of its class."""
 

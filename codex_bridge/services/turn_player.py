@@ -22,6 +22,7 @@ from ..runtime import (
     TurnStatus,
     Utterance,
 )
+from ..values import value
 from ..workspace.paths import is_unmoved
 from .approvals import Approvals, Reason
 from .backend import Backend
@@ -46,13 +47,13 @@ _UNASKED = Failure(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Prompt:
     """What a turn is to do: what the model reads, the images it sees, and what the host tells it beside."""
 
     text: str
-    images: tuple[str, ...] = ()
-    context: dict[str, Any] = field(default_factory=dict)
+    images: tuple[str, ...]
+    context: dict[str, Any]
 
 
 @dataclass(eq=False, slots=True)

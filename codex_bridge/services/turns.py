@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from ..model import Message, Role, Session, SessionStatus, new_id, now_ms
 from ..runtime import Runtime, TurnOutcome, TurnStatus
 from ..store import messages, turns
 from ..store.turns import TurnRow
+from ..values import value
 from .approvals import Reason
 from .backend import Backend
 from .executor import Job, TurnExecutor
@@ -41,7 +41,7 @@ class WhenBusy(StrEnum):
     STEER = "steer"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class NewMessage:
     """What a host sends: the text that is shown, and the prompt for the model."""
 
@@ -51,7 +51,7 @@ class NewMessage:
     when_busy: WhenBusy = WhenBusy.REJECT
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Taken:
     """How a message was taken: the turn that it belongs to, whether that waits, whether it joined a running one."""
 

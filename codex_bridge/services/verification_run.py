@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -12,6 +11,7 @@ from ..adapters.http_client import HttpClient
 from ..model import new_id, now_ms
 from ..providers import WireApi
 from ..runtime import ExecutionClass, Runtime
+from ..values import value
 from .backend import AUTO, Backend
 from .device_auth import DeviceAuth
 from .gateway import Gateway
@@ -36,7 +36,7 @@ class Readiness(StrEnum):
     UNSUPPORTED = "unsupported"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Means:
     """What a verification is made with; `directory` is where scratch workspaces are made."""
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from ..adapters.database import Query, Write
+from ..values import value
 from .columns import decode, encode
 from .sessions import WHERE_SESSION
 from .statements import execute, find, find_all
@@ -13,7 +13,7 @@ from .statements import execute, find, find_all
 _COLUMNS = "id, session_key, turn_id, status, approval, decision, reason, created_at, settled_at"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ApprovalRow:
     """An approval. Its status is `pending` until it is settled."""
 

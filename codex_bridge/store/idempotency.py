@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from ..adapters.database import Query, Write
+from ..values import value
 from .statements import execute, find
 
 _COLUMNS = "scope, key, digest, status, body, created_at"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class IdempotencyRow:
     """An answer. `scope` says of what the key is one, `digest` is that of the request's body."""
 

@@ -5,9 +5,8 @@ Looking is a query, deleting a write, so the writer is never kept for what only 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from ..adapters.database import Connection, Query, Write
+from ..values import value
 from .statements import execute_for_each, find_all
 
 # The tables that hold rows of a session, the largest first, and what tells how large a row is.
@@ -20,7 +19,7 @@ _TABLES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Unused:
     """A session with the time at which it was used last; both together are a cursor."""
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from ..adapters.database import Connection, Query, Write
+from ..values import value
 from .columns import decode, encode
 from .statements import execute, find, find_all
 
@@ -14,7 +14,7 @@ WHERE_SESSION = "WHERE EXISTS (SELECT 1 FROM sessions WHERE key = ?)"
 _COLUMNS = "key, id, epoch, seq, created_at, updated_at, state"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SessionRow:
     """A session. `key` is its number, `id` its name outside; `epoch` and `seq` are those of its last event."""
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from ..adapters.database import Query, Write
 from ..errors import StoreDamaged
+from ..values import value
 from .columns import decode, encode
 from .sessions import WHERE_SESSION
 from .statements import execute, find_all
@@ -16,7 +16,7 @@ _COLUMNS = "id, session_key, status, request, created_at, started_at, ended_at, 
 _UNFINISHED = "status IN ('queued', 'running')"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class TurnRow:
     """A turn. `request` is what is needed to run it, as long as it has not ended; `damage` says why it is lost."""
 

@@ -115,6 +115,4 @@ def _find_directory(root: str, path: str) -> str:
     A link that takes its place after this leads the command only where it could go by itself: the sandbox holds it.
     """
     with Jail(root) as jail:
-        directory, parts = jail.open_directory(path)
-        os.close(directory)
-    return os.path.join(root, *parts)
+        return os.path.join(root, *jail.find_directory(path))

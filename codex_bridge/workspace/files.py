@@ -23,8 +23,8 @@ from ..limits import (
     SNIFFED_BYTES,
 )
 from ..protocol.tools import ToolResult, limit_hit
-from .globs import Matches, compile_glob
-from .jail import Jail, Parts, refuse, shown, told
+from .globs import Matches, compile_glob, is_excluding
+from .jail import Jail, Parts, is_utf8, refuse, shown, told
 from .place import Place, Refused, Watch, off_loop
 
 Json = dict[str, Any]
@@ -49,8 +49,7 @@ async def read_file(arguments: Json, place: Place) -> ToolResult:
 
 def _list(arguments: Json, place: Place, watch: Watch) -> ToolResult:
     with Jail(place.root) as jail:
-        directory, parts = jail.open_directory(arguments["path"])
-        os.close(directory)
+        parts = jail.find_directory(arguments["path"])
         cursor = _read_cursor(arguments.get("cursor"))
         lister = Lister(jail, watch, is_recursive=arguments["recursive"], glob=arguments.get("pattern"))
         entries: list[Json] = []
@@ -82,12 +81,9 @@ def _read_cursor(cursor: str | None) -> str:
 def _entry(jail: Jail, path: str, name: str, directory: Parts) -> Json | None:
     """Return what is told of an entry; None when it is gone by now."""
     try:
-        opened = jail.open_parts(directory)
-        try:
+        with jail.directory(directory) as opened:
             info = os.stat(name, dir_fd=opened, follow_symlinks=False)
             target = os.readlink(name, dir_fd=opened) if stat.S_ISLNK(info.st_mode) else None
-        finally:
-            os.close(opened)
     except OSError:
         return None
     entry: Json = {"path": shown(path), "kind": "other"}
@@ -97,17 +93,9 @@ def _entry(jail: Jail, path: str, name: str, directory: Parts) -> Json | None:
         entry["kind"] = "directory"
     elif target is not None:
         entry |= {"kind": "link", "target": shown(target)}
-    if not _is_text(path):
+    if not is_utf8(path):
         entry["undecodable"] = True
     return entry
-
-
-def _is_text(path: str) -> bool:
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 @dataclass(slots=True)
@@ -126,9 +114,13 @@ class Lister:
     is_too_deep: bool = False
     unreadable: int = 0
     _matches: Matches = field(init=False, default=bool)
+    _enters: Matches = field(init=False, default=bool)
 
     def __post_init__(self) -> None:
-        self._matches = compile_glob(self.glob) if self.glob else bool
+        if self.glob:
+            self._matches = compile_glob(self.glob)
+            if is_excluding(self.glob):
+                self._enters = self._matches
 
     def entries(self, parts: Parts, cursor: str) -> Iterator[tuple[str, str, Parts]]:
         """Yield the name, the path and the directory of each entry behind the path `cursor`."""
@@ -175,19 +167,11 @@ class Lister:
     def _batch(self, parts: Parts, prefix: str, cursor: str, done: str) -> list[str]:
         """Return the next paths of one directory, in order. One to be entered has a / at its end."""
         try:
-            directory = self.jail.open_parts(parts, to_list=True)
+            with self.jail.directory(parts, to_list=True) as directory, os.scandir(directory) as found:
+                return heapq.nsmallest(LIST_BATCH, self._keys(found, prefix, cursor, done))
         except OSError:
             self.unreadable += 1
             return []
-        try:
-            with os.scandir(directory) as found:
-                keys = self._keys(found, prefix, cursor, done)
-                return heapq.nsmallest(LIST_BATCH, keys)
-        except OSError:
-            self.unreadable += 1
-            return []
-        finally:
-            os.close(directory)
 
     def _keys(self, found: Iterator[os.DirEntry[str]], prefix: str, cursor: str, done: str) -> Iterator[str]:
         matches, is_recursive = self._matches, self.is_recursive
@@ -199,7 +183,7 @@ class Lister:
                 continue
             if path > cursor and path > done and matches(path):
                 yield path
-            if is_recursive and entry.is_dir(follow_symlinks=False):
+            if is_recursive and self._enters(path) and entry.is_dir(follow_symlinks=False):
                 below = path + "/"
                 # Its paths all begin so: they lie behind the cursor, or the cursor lies among them.
                 if below > done and (below > cursor or cursor.startswith(below)):

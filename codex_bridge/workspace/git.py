@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 
 from ..limits import (
+    FILE_TOOL_S,
     GIT_TIMEOUT_S,
     MAX_DIFF_CHARACTERS,
-    MAX_GIT_CONFIG_BYTES,
+    MAX_GIT_FILE_BYTES,
     MAX_LOG_COMMITS,
     MAX_STATUS_FILES,
 )
@@ -19,8 +20,8 @@ from ..protocol import git as protocol
 from ..protocol.tools import Json, ToolResult, limit_hit
 from ..runtime import Command, CommandResult, Sandbox
 from .jail import Jail, check_path, told
-from .paths import is_inside
-from .place import Place, Refused
+from .paths import is_inside, read_regular
+from .place import Place, Refused, off_loop
 
 _READ_ONLY = "read-only"
 _UNSANDBOXED = "danger-full-access"
@@ -82,8 +83,7 @@ class Git:
         """Return git, and the filters that the repository has configured: they must not run."""
         if self._program is None:
             raise Refused("git_missing", "There is no git on the bridge's PATH.")
-        directory = _check_repository(place.root)
-        if is_inside(directory, place.root) and not _may_have_filters(directory):
+        if not await off_loop(lambda _: _may_run_filters(place.root), FILE_TOOL_S):
             return self._program, []
         result = await self._run(protocol.filters_arguments(self._program), place)
         if result.exit_code > 1:  # 1: there are none
@@ -140,41 +140,41 @@ def _check_repository(root: str) -> str:
     return led_to
 
 
-def _may_have_filters(directory: str) -> bool:
-    """Say whether a repository's configuration has to be asked for filters: that costs as much as git itself.
+def _may_run_filters(root: str) -> bool:
+    """Say whether a repository has to be asked for its filters: that costs as much as git itself; raise `Refused`.
 
     The names of sections cannot be written in another way.
     """
+    directory = _check_repository(root)
+    if not is_inside(directory, root):
+        return True
     for name in ("config", "config.worktree"):
         path = os.path.join(directory, name)
-        if not os.path.lexists(path):
-            continue
-        try:
-            if not os.path.isfile(path) or os.path.getsize(path) > MAX_GIT_CONFIG_BYTES:
+        if os.path.lexists(path):
+            text = _read_small(path)
+            if text is None or b"filter" in text.lower() or b"include" in text.lower():
                 return True
-            with open(path, "rb") as file:
-                text = file.read(MAX_GIT_CONFIG_BYTES).lower()
-        except OSError:
-            return True
-        if b"filter" in text or b"include" in text:
-            return True
     return False
 
 
 def _git_directory(place: str) -> str:
     """Return the real path of the repository's directory, behind links and a file that names it."""
-    if os.path.isfile(place):
-        named = (_read_line(place) or "").removeprefix("gitdir:").strip()
-        return os.path.realpath(os.path.join(os.path.dirname(place), named))
-    return os.path.realpath(place)
+    if os.path.isdir(place):
+        return os.path.realpath(place)
+    named = (_read_line(place) or "").removeprefix("gitdir:").strip()
+    return os.path.realpath(os.path.join(os.path.dirname(place), named))
 
 
 def _read_line(path: str) -> str | None:
     """Return the first line of a small file, None where there is none."""
-    if not os.path.isfile(path):
-        return None
+    text = _read_small(path)
+    return None if text is None else os.fsdecode(text.partition(b"\n")[0])
+
+
+def _read_small(path: str) -> bytes | None:
+    """Return what is in a file, None where it is none or too large."""
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            return file.readline(4096).rstrip("\n")
+        text = read_regular(os.path.realpath(path), MAX_GIT_FILE_BYTES + 1)
     except OSError:
         return None
+    return text if len(text) <= MAX_GIT_FILE_BYTES else None

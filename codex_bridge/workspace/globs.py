@@ -1,7 +1,7 @@
 """Globs over paths, as gitignore and ripgrep read them.
 
 `*` and `?` stop at a `/`, `**` between two of them stands for any directories; `[a-z]`, `[!a-z]` and `{a,b}` are known. A glob without `/` is
-for names in any directory, one with it for whole paths. Matching takes no longer than the texts are long, whatever the glob: it
+for names in any directory, one with it for whole paths; one with `!` in front is for all but what the rest matches, and what lies below that. Matching takes no longer than the texts are long, whatever the glob: it
 happens while others wait.
 """
 
@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import accumulate
 
 from ..limits import MAX_GLOB_VARIANTS
 
@@ -19,8 +20,20 @@ Segments = list[re.Pattern[str] | None]
 
 def compile_glob(glob: str) -> Matches:
     """Return what tells whether a path matches. No glob is wrong: what is not closed stands for itself."""
-    matchers = [_compile(each) for each in _variants(glob.removeprefix("./"))]
+    matchers = [_compile(each) for each in _variants(glob.removeprefix("!").removeprefix("./"))]
+    if is_excluding(glob):
+        return lambda path: not any(matches(way) for way in _ways(path) for matches in matchers)
     return lambda path: any(matches(path) for matches in matchers)
+
+
+def is_excluding(glob: str) -> bool:
+    """Say whether a glob names what does not match; a directory that does not need not be entered then."""
+    return glob.startswith("!")
+
+
+def _ways(path: str) -> Iterator[str]:
+    """Yield the directories that a path goes through, and the path."""
+    return accumulate(path.split("/"), "{}/{}".format)
 
 
 def _variants(glob: str) -> list[str]:

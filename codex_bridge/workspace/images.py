@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import base64
 import os
-import stat
 from collections.abc import Sequence
 
 from ..errors import InvalidField
 from ..limits import MAX_IMAGE_BYTES, MAX_IMAGES_BYTES
+from .paths import read_regular
 
 _KINDS = {
     b"\x89PNG\r\n\x1a\n": "image/png",
@@ -37,12 +37,7 @@ def _read(path: str, most: int) -> bytes:
     if os.path.realpath(path) != path:
         raise _problem(path, "it is gone, or has become a link")
     try:
-        # A FIFO would be waited for, and a link at the last moment be followed.
-        opened = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(opened, "rb") as file:
-            if not stat.S_ISREG(os.fstat(opened).st_mode):
-                raise _problem(path, "it is no file")
-            data = file.read(most + 1)
+        data = read_regular(path, most + 1)
     except OSError as problem:
         raise _problem(path, problem.strerror or "it cannot be read") from None
     if len(data) > most:

@@ -15,9 +15,9 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
 from typing import NoReturn
 
 from ..limits import MAX_LINK_HOPS, MAX_PATH_STEPS
@@ -86,9 +86,7 @@ class Jail:
         self._directory = self._open_root()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         os.close(self._directory)
 
     def find(self, path: str) -> Spot:
@@ -102,8 +100,8 @@ class Jail:
                 raise Refused("not_found", f"{told(path)}: there is no such file.")
             return _open_regular(spot.directory, spot.name, spot.info, path), spot.parts
 
-    def open_directory(self, path: str) -> tuple[int, Parts]:
-        """Open a directory to list it, and return its real parts too; raise `Refused`."""
+    def find_directory(self, path: str) -> Parts:
+        """Return the real parts of a directory that can be listed; raise `Refused`."""
         with self.find(path) as spot:
             if spot.info is None:
                 raise Refused("not_found", f"{told(path)}: there is no such directory.")
@@ -112,33 +110,35 @@ class Jail:
                     "not_a_directory", f"{told(path)}: expected a directory; it is a {kind_of(spot.info)}."
                 )
             try:
-                return os.open(".", _LIST, dir_fd=spot.directory), spot.parts
+                os.close(os.open(".", _LIST, dir_fd=spot.directory))
             except OSError as error:
                 refuse(error, path)
+            return spot.parts
+
+    @contextmanager
+    def directory(self, parts: Sequence[str], *, to_list: bool = False) -> Iterator[int]:
+        """Hold a directory open by its real parts, see `open_parts`."""
+        opened = self.open_parts(parts, to_list=to_list)
+        try:
+            yield opened
+        finally:
+            os.close(opened)
 
     def open_parts(self, parts: Sequence[str], *, to_list: bool = False) -> int:
         """Open a directory by its real parts, none of which may be a link by now; raise OSError or `Refused`."""
         if not {"", ".", ".."}.isdisjoint(parts):
             raise Refused("outside_workspace", f"{told('/'.join(parts))}: expected names without '..'.")
-        here = os.open(".", _LIST if to_list and not parts else _PASS, dir_fd=self._directory)
-        for number, name in enumerate(parts, 1):
-            try:
-                below = os.open(name, _LIST if to_list and number == len(parts) else _PASS, dir_fd=here)
-            finally:
-                os.close(here)
-            here = below
-        return here
+        last = _LIST if to_list else _PASS
+        here = os.open(".", _PASS if parts else last, dir_fd=self._directory)
+        return _descend(here, parts, last)
 
     def open_file_parts(self, parts: Sequence[str]) -> int:
         """Open a regular file by its real parts, none of which may be a link by now; raise OSError or `Refused`."""
         if not parts or parts[-1] in ("", ".", ".."):
             raise Refused("not_a_file", f"{told('/'.join(parts))}: expected a file's name.")
-        directory = self.open_parts(parts[:-1])
-        try:
+        with self.directory(parts[:-1]) as directory:
             info = os.stat(parts[-1], dir_fd=directory, follow_symlinks=False)
             return _open_regular(directory, parts[-1], info, "/".join(parts))
-        finally:
-            os.close(directory)
 
     def inside(self, path: str) -> str | None:
         """Return an absolute path as one below the root, None where it is not spelled as lying there."""
@@ -149,20 +149,23 @@ class Jail:
 
     def _open_root(self) -> int:
         """Open the root itself, whose path was resolved before: a link in it came later."""
-        here = os.open("/", _PASS)
-        for name in self.root.split("/"):
-            if not name:
-                continue
-            try:
-                below = os.open(name, _PASS, dir_fd=here)
-            except OSError as error:
-                raise Refused(
-                    "not_found", "The workspace is not there any more, or a link took its place."
-                ) from error
-            finally:
-                os.close(here)
-            here = below
-        return here
+        try:
+            return _descend(os.open("/", _PASS), [name for name in self.root.split("/") if name])
+        except OSError as error:
+            raise Refused(
+                "not_found", "The workspace is not there any more, or a link took its place."
+            ) from error
+
+
+def _descend(here: int, names: Sequence[str], last: int = _PASS) -> int:
+    """Go down from an open directory, which is closed, and open the `last` one with these flags; raise OSError."""
+    for number, name in enumerate(names, 1):
+        try:
+            below = os.open(name, last if number == len(names) else _PASS, dir_fd=here)
+        finally:
+            os.close(here)
+        here = below
+    return here
 
 
 class _Walk:
@@ -185,19 +188,13 @@ class _Walk:
     def go(self) -> Spot:
         try:
             self._here = self._jail.open_parts(())
-            spot = self._go()
-        except OSError as error:
-            self._leave()
-            refuse(error, self._path)
-        except Refused:
-            self._leave()
+            return self._go()
+        except (OSError, Refused) as error:
+            if self._here >= 0:
+                os.close(self._here)
+            if isinstance(error, OSError):
+                refuse(error, self._path)
             raise
-        return spot
-
-    def _leave(self) -> None:
-        if self._here >= 0:
-            os.close(self._here)
-            self._here = -1
 
     def _go(self) -> Spot:
         while self._pending:
@@ -273,12 +270,10 @@ def check_path(path: str) -> None:
     """Refuse what is no path here: other systems' spellings, and what no file's name can be."""
     if "\0" in path:
         raise Refused("invalid_path", "A path has no NUL.")
-    try:
-        path.encode()
-    except UnicodeEncodeError:
+    if not is_utf8(path):
         raise Refused(
             "invalid_path", f"{told(path)}: expected a path in UTF-8; other names can only be listed."
-        ) from None
+        )
     if path[:5].lower() == "file:":
         raise Refused("invalid_path", f"{told(path)}: expected a path, not a URL, such as src/main.py.")
     if _WINDOWS.match(path) or "\\" in path:
@@ -287,6 +282,15 @@ def check_path(path: str) -> None:
         )
     if not path.strip():
         raise Refused("invalid_path", "Expected a path; '.' is the workspace itself.")
+
+
+def is_utf8(text: str) -> bool:
+    """Say whether a text has a form in UTF-8: what stands for other bytes, and an unpaired surrogate, has none."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def kind_of(info: os.stat_result) -> str:

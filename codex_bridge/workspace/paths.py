@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 
 from ..errors import InvalidField
 
@@ -48,6 +50,17 @@ def resolve_file(root: str, path: str, field: str) -> str:
     if not os.path.isfile(real):
         raise InvalidField(field, f"{field}: there is no file {path!r} in the workspace.")
     return real
+
+
+def read_regular(path: str, most: int) -> bytes:
+    """Return a file's first `most` bytes; raise OSError, also where it is a link or no file. A FIFO is not waited for."""
+    opened = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(opened).st_mode):
+            raise OSError(errno.EINVAL, "it is no file")
+        return os.read(opened, most)
+    finally:
+        os.close(opened)
 
 
 def is_unmoved(root: str) -> bool:

@@ -27,16 +27,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from ..adapters.threads import in_thread
 from ..limits import TOOL_END_S
 from ..protocol.tools import ToolResult, refusal
+from ..values import value
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Place:
     """Where tools work: the real path of the workspace, and how far its commands and edits may go."""
 
@@ -83,18 +84,13 @@ class Watch:
 async def off_loop(work: Callable[[Watch], T], seconds: float) -> T:
     """Run blocking work in a thread. When whoever waits is cancelled, the work is told and waited for: it ends first."""
     watch = Watch(seconds)
-    task = asyncio.create_task(asyncio.to_thread(work, watch), name="tool")
+    working = in_thread(lambda: work(watch), "tool")
     try:
-        return await asyncio.shield(task)
+        return await asyncio.shield(working)
     except asyncio.CancelledError:
         watch.stop()
         # A disk that hangs must not keep the turn from ending.
-        await asyncio.wait([task], timeout=TOOL_END_S)
-        task.add_done_callback(_forget)
+        await asyncio.wait([working], timeout=TOOL_END_S)
+        if not working.cancel():
+            working.exception()  # nobody's any more
         raise
-
-
-def _forget(task: asyncio.Task[Any]) -> None:
-    """Take what the work of somebody who has left raised: nobody else does."""
-    if not task.cancelled():
-        task.exception()

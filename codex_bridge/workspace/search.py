@@ -34,13 +34,13 @@ from ..limits import (
 from ..protocol.tools import ToolResult, limit_hit
 from .files import Lister
 from .globs import compile_glob
-from .jail import Jail, Parts, kind_of, shown, told
+from .jail import Jail, Parts, is_utf8, kind_of, shown, told
 from .place import Place, Refused, Watch, off_loop
 
 Json = dict[str, Any]
 
 # Globs that both read alike.
-_PLAIN_GLOB = re.compile(r"[\w*?./-]+", re.ASCII)
+_PLAIN_GLOB = re.compile(r"!?[\w*?./-]+", re.ASCII)
 
 
 class Search:
@@ -52,7 +52,7 @@ class Search:
     async def run(self, arguments: Json, place: Place) -> ToolResult:
         """Find lines in the files of the workspace: a match has `path`, `line`, `text`, and `column` in it, in characters."""
         query = arguments["query"]
-        if "\n" in query or "\r" in query or "\0" in query or not _is_text(query):
+        if "\n" in query or "\r" in query or "\0" in query or not is_utf8(query):
             raise Refused("invalid_query", "query: expected one line of text, without NUL.")
         if self._rg is not None:
             return await _Ripgrep(self._rg, arguments, place).run()
@@ -60,14 +60,6 @@ class Search:
             message = "Regular expressions need ripgrep, which is not installed; search for plain text."
             raise Refused("not_supported", message)
         return await off_loop(lambda watch: _search(arguments, place, watch), FILE_TOOL_S)
-
-
-def _is_text(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _target(jail: Jail, arguments: Json) -> tuple[Parts, bool]:
@@ -258,17 +250,12 @@ class _Ripgrep:
 
     def _command(self, path: str, glob: str | None) -> list[str]:
         arguments = self._arguments
-        options = ["--json", "--no-config", "--no-ignore", "--hidden", "--no-follow", "--no-messages"]
-        options += [
-            "--encoding=none",
-            "--sort=path",
-            "--color=never",
-            "--no-stats",
-            "--no-pre",
-            "--no-search-zip",
-        ]
-        options += [f"--max-filesize={MAX_SEARCHED_FILE_BYTES}", f"--max-count={arguments['limit'] + 1}"]
-        options += ["--ignore-case" if arguments["ignore_case"] else "--case-sensitive", "--glob=!.git"]
+        options = [
+            "--json", "--no-config", "--no-ignore", "--hidden", "--no-follow", "--no-messages", "--encoding=none", "--sort=path",
+            "--color=never", "--no-stats", "--no-pre", "--no-search-zip", "--glob=!.git",
+            f"--max-filesize={MAX_SEARCHED_FILE_BYTES}", f"--max-count={arguments['limit'] + 1}",
+            "--ignore-case" if arguments["ignore_case"] else "--case-sensitive",
+        ]  # fmt: skip
         if glob is not None and _PLAIN_GLOB.fullmatch(glob):
             options.append(f"--glob={glob.removeprefix('./')}")
         options += [] if arguments["regex"] else ["--fixed-strings"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CodexFailed
@@ -25,21 +26,24 @@ class Tools:
         self._sandbox = sandbox
         self._rg = rg
         self._git = git
-        self._loaded: tuple[dict[str, Runner], Edits] | None = None
 
-    def _load(self) -> tuple[dict[str, Runner], Edits]:
-        """Return what runs each tool, and the one of them that has a preview."""
-        if self._loaded is not None:
-            return self._loaded
-        # Late: few starts need them, and to load them takes a tenth of a start.
-        from .commands import run_command
+    # What follows is imported when it is first needed: few starts need it, and to load it takes a tenth of a start.
+
+    @cached_property
+    def _edits(self) -> Edits:
         from .edits import Edits
+
+        return Edits()
+
+    @cached_property
+    def _runners(self) -> dict[str, Runner]:
+        from .commands import run_command
         from .files import list_files, read_file
         from .git import Git
         from .search import Search
 
-        git, edits, search = Git(self._sandbox, self._git), Edits(), Search(self._rg)
-        runners: dict[str, Runner] = {
+        git, search = Git(self._sandbox, self._git), Search(self._rg)
+        return {
             "list_files": lambda arguments, place, _: list_files(arguments, place),
             "read_file": lambda arguments, place, _: read_file(arguments, place),
             "search_text": lambda arguments, place, _: search.run(arguments, place),
@@ -49,10 +53,8 @@ class Tools:
             "git_status": lambda arguments, place, _: git.status(arguments, place),
             "git_log": lambda arguments, place, _: git.log(arguments, place),
             "git_diff": lambda arguments, place, _: git.diff(arguments, place),
-            "apply_patch": lambda arguments, place, _: edits.apply(arguments, place),
+            "apply_patch": lambda arguments, place, _: self._edits.apply(arguments, place),
         }
-        self._loaded = runners, edits
-        return self._loaded
 
     async def run(
         self, name: str, arguments: Json, place: Place, on_output: OnOutput | None = None
@@ -62,16 +64,15 @@ class Tools:
         What goes wrong is the result's `error`. When whoever waits is cancelled, a command is ended. `on_output` is told
         what `run_command` writes, as it comes.
         """
-        return await _refusing(self._load()[0][name](arguments, place, on_output))
+        return await _refusing(self._runners[name](arguments, place, on_output))
 
-    async def preview(self, name: str, arguments: Json, place: Place) -> ToolResult:
-        """Return what `apply_patch` would change (`diffs`), or why it could not, and write nothing: for an approval.
+    async def preview_patch(self, arguments: Json, place: Place) -> ToolResult:
+        """Return what `apply_patch` would change (`diffs`), or why it could not, and write nothing."""
+        return await _refusing(self._edits.preview(arguments, place))
 
-        Any other tool has nothing to show before it has run.
-        """
-        if name != "apply_patch":
-            return ToolResult(data={})
-        return await _refusing(self._load()[1].preview(arguments, place))
+    async def apply_patch(self, arguments: Json, place: Place, shown: ToolResult) -> ToolResult:
+        """Run `apply_patch`, but only to do what its preview has `shown`: files may have changed since."""
+        return await _refusing(self._edits.apply(arguments, place, shown))
 
 
 async def _refusing(work: Awaitable[ToolResult]) -> ToolResult:

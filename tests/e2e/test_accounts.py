@@ -42,6 +42,7 @@ def test_health_does_not_wait_for_a_codex_that_does_not_answer(
     one = bridge(**CHATGPT, CODEX_BIN=fake)
     assert [login_status(one) for _ in range(20)] == ["unknown"] * 20
     # It was still the first question, and nobody had given it up.
+    wait_until(lambda: fake.received("account/read"), "the question")
     assert len(fake.received("account/read")) == 1
     assert one.get("/runtime/info").json["codex_process"]["pid"] == fake.starts()[0]["pid"]
     fake.release()
@@ -54,6 +55,7 @@ def test_health_does_not_wait_for_a_codex_that_does_not_start(
     fake = fake_codex(silent=True)
     one = bridge(**CHATGPT, CODEX_BIN=fake)
     assert [login_status(one) for _ in range(20)] == ["unknown"] * 20
+    wait_until(fake.starts, "the start")
     assert len(fake.starts()) == 1
     assert one.get("/health").json["ok"] is True
 
@@ -61,6 +63,8 @@ def test_health_does_not_wait_for_a_codex_that_does_not_start(
 def test_health_asks_once_for_many(bridge: BridgeFactory, fake_codex: FakeFactory) -> None:
     fake = fake_codex(account=True)
     one = bridge(**CHATGPT, CODEX_BIN=fake)
+    # On a slow machine a Codex may need longer for its start than the moment that /health waits.
+    wait_until(lambda: login_status(one) == "logged_in", "the answer")
     assert {login_status(one) for _ in range(50)} == {"logged_in"}
     assert len(fake.received("account/read")) == 1
 

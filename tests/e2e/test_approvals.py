@@ -11,7 +11,7 @@ from tests.conftest import BridgeFactory
 from tests.support import processes
 from tests.support.bridge import Bridge, Json
 from tests.support.sse import Event, Stream, assert_contiguous, kinds
-from tests.support.turns import open_session
+from tests.support.turns import open_session, warm_up
 from tests.support.upstream import (
     Answer,
     Request,
@@ -450,7 +450,8 @@ def test_a_question_that_nobody_answers(bridge: BridgeFactory, upstream: Upstrea
 
 def test_time_spent_waiting_for_a_person_is_not_the_turns(bridge: BridgeFactory, upstream: Upstream) -> None:
     upstream.script = rounds(escalate("true"), say("In time."))
-    one = bridge(CODEX_CHAT_TURN_TIMEOUT_MS=2000, CODEX_BRIDGE_APPROVAL_TIMEOUT_MS=2500)
+    one = bridge(CODEX_CHAT_TURN_TIMEOUT_MS=4000, CODEX_BRIDGE_APPROVAL_TIMEOUT_MS=4500)
+    warm_up(one)
     session_id, stream, _ = begin(one)
     assert end(stream).name == "session.completed"
     assert one.session(session_id)["messages"][-1]["text"] == "In time."
@@ -503,8 +504,12 @@ def test_an_interrupt_settles_what_is_pending(
     one = bridge()
     session_id, stream, asked = begin(one)
     required(stream)
+    codex = one.codex_pid()
     assert one.interrupt(session_id).status == 200
     stopped = end(stream)
+    assert one.codex_pid() == codex, (
+        "it was ended, with the turns of others: its commands were waited for in vain"
+    )
     assert stopped.name == "session.interrupted"
     assert stopped.data["session"]["pending_approval"] is None
     told = responses(stream)

@@ -151,6 +151,10 @@ def test_kill_9_in_any_moment(bridge: BridgeFactory, upstream: Upstream) -> None
             assert ended["last_error_code"] in (None, "codex_exited", "codex_unavailable"), ended[
                 "last_error"
             ]
+        if one.get("/health").json["codex"]["state"] == "backing_off":
+            # The kill met a start, as most do on a slow machine; more of those in a row, and Codex is given up.
+            one.send(sessions[0], "Go on")
+            assert one.settled(sessions[0])["last_error"] is None
     for session_id, stream in zip(sessions, streams, strict=True):
         one.send(session_id, "At last")
         assert one.settled(session_id)["last_error"] is None

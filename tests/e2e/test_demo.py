@@ -10,6 +10,7 @@ import pytest
 from tests.support import processes
 from tests.support.bridge import REPOSITORY, bridge_command
 from tests.support.codex import codex_binary
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.codex, pytest.mark.smoke]
 
@@ -44,7 +45,7 @@ def test_the_demo_plays_one_turn_and_says_so(request: pytest.FixtureRequest, tmp
     assert landed, done.stdout
     assert landed[0].name in done.stdout
     assert (landed[0].parent / ".git").is_dir()
-    assert not processes.marked(str(tmp_path))
+    wait_until(lambda: not processes.marked(str(tmp_path)), "the end of all that it had started")
     left = {path.name for path in (tmp_path, *tmp_path.glob("codex-bridge-*")) for path in path.iterdir()}
     assert not left & {"state", "codex-home", ".local", "bridge.db", "lock"}, (
         "the demo keeps nothing but its workspace"

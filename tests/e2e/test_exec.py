@@ -190,7 +190,7 @@ def test_an_interrupt_before_the_turn_begins(
     one = bridge(CODEX_BIN=fake, CODEX_RUNTIME_KIND="exec")
     session_id, stream = open_session(one)
     one.send(session_id, prompt)
-    wait_until(fake.starts, "the process")
+    wait_until(fake.execs, "the process")
     one.interrupt(session_id)
     stream.until("session.interrupted")
     assert "did not stop" not in one.log_text, "it was given time for nothing"

@@ -15,7 +15,7 @@ from codex_bridge.workspace.place import Place
 from codex_bridge.workspace.programs import find_programs
 from codex_bridge.workspace.tools import Tools
 from tests.support.codex import codex_binary
-from tests.unit.loop import on_loop
+from tests.unit.loop import on_loop_with_codex
 
 pytestmark = pytest.mark.codex
 
@@ -132,7 +132,7 @@ def set_traps(workspace: Path, sprung: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["workspace-write", "read-only", "danger-full-access"])
 def test_no_program_that_a_repository_names_is_run(tmp_path: Path, mode: str) -> None:
-    @on_loop
+    @on_loop_with_codex
     async def check() -> None:
         make_repository(tmp_path / "workspace")
         # In the sandbox, which is read-only for git, a program that is run could not leave a trace; without it, it does.
@@ -155,7 +155,7 @@ def test_no_program_that_a_repository_names_is_run(tmp_path: Path, mode: str) ->
     check()
 
 
-@on_loop
+@on_loop_with_codex
 async def test_a_filter_that_cannot_be_named_is_refused(tmp_path: Path) -> None:
     make_repository(tmp_path / "workspace")
     async with a_scene(tmp_path) as scene:
@@ -174,7 +174,7 @@ async def test_a_filter_that_cannot_be_named_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_a_filter_is_found_however_it_is_written(tmp_path: Path, text: str) -> None:
-    @on_loop
+    @on_loop_with_codex
     async def check() -> None:
         make_repository(tmp_path / "workspace")
         sprung, included = tmp_path / "sprung", tmp_path / "included"
@@ -191,7 +191,7 @@ def test_a_filter_is_found_however_it_is_written(tmp_path: Path, text: str) -> N
     check()
 
 
-@on_loop
+@on_loop_with_codex
 async def test_the_users_own_filters_stay(tmp_path: Path) -> None:
     make_repository(tmp_path / "workspace")
     async with a_scene(tmp_path) as scene:
@@ -202,7 +202,7 @@ async def test_the_users_own_filters_stay(tmp_path: Path) -> None:
         assert "+TWO\n" in diff["data"]["diff"]
 
 
-@on_loop
+@on_loop_with_codex
 async def test_what_is_no_repository_of_the_workspace(tmp_path: Path) -> None:
     make_repository(tmp_path / "other")
     async with a_scene(tmp_path) as scene:
@@ -228,7 +228,7 @@ async def test_what_is_no_repository_of_the_workspace(tmp_path: Path) -> None:
         assert await scene.code("git_log") == "not_a_repository"
 
 
-@on_loop
+@on_loop_with_codex
 async def test_a_linked_worktree_is_one_and_a_borrowed_directory_is_not(tmp_path: Path) -> None:
     make_repository(tmp_path / "other")
     git(tmp_path / "other", "worktree", "add", "--quiet", "-b", "beside", str(tmp_path / "workspace"))
@@ -243,7 +243,7 @@ async def test_a_linked_worktree_is_one_and_a_borrowed_directory_is_not(tmp_path
         assert await scene.code("git_log") == "outside_workspace"
 
 
-@on_loop
+@on_loop_with_codex
 async def test_files_elsewhere_are_not_a_work_tree(tmp_path: Path) -> None:
     make_repository(tmp_path / "workspace")
     async with a_scene(tmp_path) as scene:
@@ -267,7 +267,7 @@ async def test_files_elsewhere_are_not_a_work_tree(tmp_path: Path) -> None:
         assert not (scene.workspace / "written").exists()
 
 
-@on_loop
+@on_loop_with_codex
 async def test_without_git_the_tools_say_so(tmp_path: Path) -> None:
     make_repository(tmp_path / "workspace")
     async with a_scene(tmp_path, has_git=False) as scene:
@@ -275,7 +275,7 @@ async def test_without_git_the_tools_say_so(tmp_path: Path) -> None:
             assert await scene.code(name) == "git_missing"
 
 
-@on_loop
+@on_loop_with_codex
 async def test_ahead_behind_conflicts_and_strange_names(tmp_path: Path) -> None:
     make_repository(tmp_path / "workspace")
     async with a_scene(tmp_path) as scene:

@@ -111,13 +111,13 @@ def test_a_read_only_session_changes_nothing(bridge: BridgeFactory) -> None:
 def test_a_time_out_ends_all_of_a_command(bridge: BridgeFactory) -> None:
     one = bridge()
     session_id = one.create_session()
-    command = STUBBORN.format("30.25")
-    result = run_tool(one, session_id, "run_command", command=command, timeout_ms=300)
+    command = STUBBORN.format("600.25")
+    result = run_tool(one, session_id, "run_command", command=command, timeout_ms=2500)
     assert result["data"]["timed_out"]
     assert result["data"]["exit_code"] is None
     assert result["data"]["output"] == "begun\n"
     assert [limit["limit"] for limit in result["limits"]] == ["timeout_ms"]
-    assert not sleepers(one, "30.25")
+    assert not sleepers(one, "600.25")
 
 
 def test_begin_and_end_of_long_output_are_kept(bridge: BridgeFactory) -> None:
@@ -168,7 +168,7 @@ def test_a_refusal_is_no_stream(bridge: BridgeFactory) -> None:
 def test_a_client_that_leaves_ends_its_command(bridge: BridgeFactory, accept: str) -> None:
     one = bridge()
     session_id = one.create_session()
-    command = {"command": STUBBORN.format("30.75")}
+    command = {"command": STUBBORN.format("600.75")}
     if accept == "application/json":
         connection = http.client.HTTPConnection("127.0.0.1", one.port)
         headers = {"Content-Type": "application/json"}
@@ -176,9 +176,9 @@ def test_a_client_that_leaves_ends_its_command(bridge: BridgeFactory, accept: st
         leave = connection.close
     else:
         leave = one.post_stream(path_of(session_id, "run_command"), command).close
-    wait_until(lambda: len(sleepers(one, "30.75")) == 2, "the command's processes")
+    wait_until(lambda: len(sleepers(one, "600.75")) == 2, "the command's processes")
     leave()
-    wait_until(lambda: not sleepers(one, "30.75"), "the end of the command")
+    wait_until(lambda: not sleepers(one, "600.75"), "the end of the command")
     assert output_of(one, session_id, "echo fine") == "fine\n"
 
 
@@ -196,10 +196,10 @@ def in_background(one: Bridge, session_id: str, command: str) -> tuple[threading
 def test_a_tool_ends_with_its_session_and_with_the_bridge(bridge: BridgeFactory, ending: str) -> None:
     one = bridge()
     session_id = one.create_session()
-    stream = one.post_stream(path_of(session_id, "run_command"), {"command": "echo begun; sleep 30.125"})
+    stream = one.post_stream(path_of(session_id, "run_command"), {"command": "echo begun; sleep 600.125"})
     stream.until("tool.output")
-    thread, replies = in_background(one, session_id, "sleep 30.125")
-    wait_until(lambda: len(sleepers(one, "30.125")) == 2, "both commands")
+    thread, replies = in_background(one, session_id, "sleep 600.125")
+    wait_until(lambda: len(sleepers(one, "600.125")) == 2, "both commands")
     if ending == "stop":
         one.stop()
     else:
@@ -209,7 +209,7 @@ def test_a_tool_ends_with_its_session_and_with_the_bridge(bridge: BridgeFactory,
     assert stream.until("tool.error").data["code"] == code
     thread.join()
     assert replies[0].json["code"] == code
-    wait_until(lambda: not sleepers(one, "30.125"), "the end of the commands")
+    wait_until(lambda: not sleepers(one, "600.125"), "the end of the commands")
 
 
 def test_so_many_tools_at_once_and_no_more(bridge: BridgeFactory) -> None:

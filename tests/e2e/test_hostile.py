@@ -12,6 +12,7 @@ from tests.support import processes
 from tests.support.bridge import API_KEY, Bridge
 from tests.support.raw_http import RawConnection
 from tests.support.sse import kinds
+from tests.support.turns import warm_up
 from tests.support.upstream import Failure, Request, Stream, Upstream, rounds, run, say
 from tests.support.waiting import wait_until
 
@@ -33,7 +34,8 @@ def test_a_command_ends_with_its_turn(
     bridge: BridgeFactory, upstream: Upstream, workspace: Path, ending: str
 ) -> None:
     upstream.script = rounds(run(TICKS, yield_time_ms=30_000), say("never"))
-    one = bridge(**({"CODEX_CHAT_TURN_TIMEOUT_MS": 2500} if ending == "session.error" else {}))
+    one = bridge(**({"CODEX_CHAT_TURN_TIMEOUT_MS": 5000} if ending == "session.error" else {}))
+    warm_up(one)
     session_id = one.create_session()
     stream = one.ready_stream(session_id)
     one.send(session_id, "Tick")

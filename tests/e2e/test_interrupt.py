@@ -8,6 +8,7 @@ from tests.conftest import BridgeFactory
 from tests.support import processes
 from tests.support.bridge import Bridge
 from tests.support.sse import Stream, assert_contiguous, kinds
+from tests.support.turns import warm_up
 from tests.support.upstream import Gate, Upstream, rounds, run, say
 from tests.support.waiting import wait_until
 
@@ -120,7 +121,8 @@ def test_interrupt_at_once(bridge: BridgeFactory, upstream: Upstream) -> None:
 
 
 def test_a_turn_has_its_time(bridge: BridgeFactory, upstream: Upstream) -> None:
-    one = bridge(CODEX_CHAT_TURN_TIMEOUT_MS=1500)
+    one = bridge(CODEX_CHAT_TURN_TIMEOUT_MS=4000)
+    warm_up(one)
     session_id, stream, _ = start_held_turn(one, upstream)
     failed = stream.until("session.error").data["session"]
     assert (failed["status"], failed["last_error_code"]) == ("error", "turn_timeout")

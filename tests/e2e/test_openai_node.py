@@ -152,7 +152,7 @@ def test_a_stream_that_is_aborted_stops_the_upstream(start: Start, openai: OpenA
 
 def test_a_client_that_runs_out_of_time_stops_the_upstream(start: Start, openai: OpenAIPair) -> None:
     gate = openai.upstream.held_head = openai.upstream.gate()
-    (error,) = start("failing", timeout=2000).rest()
+    (error,) = start("failing", timeout=4000).rest()
     assert error["kind"] == "APIConnectionTimeoutError"
     gate.wait()
     assert openai.upstream.requests[0].abandoned.wait(BOUND_S)

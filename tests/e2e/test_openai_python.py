@@ -30,7 +30,8 @@ def options(pair: OpenAIPair, **more: Any) -> dict[str, Any]:
 @pytest.fixture(autouse=True)
 def without_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     """The client would take this machine's, even to loopback."""
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    for name in ("NO_PROXY", "no_proxy"):  # the latter is heeded before the former
+        monkeypatch.setenv(name, "127.0.0.1")
 
 
 @pytest.fixture
@@ -200,7 +201,7 @@ def test_a_stream_that_is_left_stops_the_upstream(client: OpenAI, openai: OpenAI
 
 def test_a_client_that_runs_out_of_time_stops_the_upstream(openai: OpenAIPair) -> None:
     gate = openai.upstream.held_head = openai.upstream.gate()
-    with OpenAI(**options(openai, timeout=2)) as client, pytest.raises(sdk.APITimeoutError):
+    with OpenAI(**options(openai, timeout=4)) as client, pytest.raises(sdk.APITimeoutError):
         client.chat.completions.create(**ASKED)
     gate.wait()
     assert openai.upstream.requests[0].abandoned.wait(BOUND_S)

@@ -8,7 +8,7 @@ import pytest
 from codex_bridge.model import new_id
 from tests.conftest import BridgeFactory
 from tests.support import processes
-from tests.support.bridge import Bridge, Directories
+from tests.support.bridge import Bridge
 from tests.support.upstream import Upstream, rounds, run, say
 from tests.support.waiting import wait_until
 
@@ -58,14 +58,6 @@ def sandbox_mode(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture
-def alone(bridge: BridgeFactory, directories: Directories) -> BridgeFactory:
-    """A factory of bridges with temporary files of their own: other bridges clear away what they find beside theirs."""
-    own = directories.root / "tmp"
-    own.mkdir()
-    return lambda **settings: bridge(TMPDIR=own, **settings)
-
-
 def begin(one: Bridge, upstream: Upstream, fugitives: Fugitives) -> str:
     """Start a turn with the command; return its session."""
     upstream.script = rounds(run(fugitives.command, yield_time_ms=30_000), say("Never."))
@@ -100,24 +92,24 @@ def test_the_death_of_codex(
 
 @pytest.mark.parametrize("kind", ["app_server_adapter", "exec"])
 def test_the_death_of_the_bridge(
-    alone: BridgeFactory, upstream: Upstream, fugitives: Fugitives, sandbox_mode: str, kind: str
+    bridge: BridgeFactory, upstream: Upstream, fugitives: Fugitives, sandbox_mode: str, kind: str
 ) -> None:
-    one = alone(CODEX_SANDBOX_MODE=sandbox_mode, CODEX_RUNTIME_KIND=kind)
+    one = bridge(CODEX_SANDBOX_MODE=sandbox_mode, CODEX_RUNTIME_KIND=kind)
     begin(one, upstream, fugitives)
     one.signal(Signals.SIGKILL)
     one.wait_exit()
     # Outside of the sandbox some live on, until the next start.
     assert bool(fugitives.pids()) >= (sandbox_mode == "danger-full-access")
-    two = alone(CODEX_SANDBOX_MODE=sandbox_mode, CODEX_RUNTIME_KIND=kind)
+    two = bridge(CODEX_SANDBOX_MODE=sandbox_mode, CODEX_RUNTIME_KIND=kind)
     fugitives.assert_gone()
     two.stop()
 
 
-def test_a_stopped_codex_of_a_killed_bridge(alone: BridgeFactory, upstream: Upstream) -> None:
+def test_a_stopped_codex_of_a_killed_bridge(bridge: BridgeFactory, upstream: Upstream) -> None:
     """It does not notice that its bridge is gone, and holds its threads: Codex lets no other open them."""
     gate = upstream.gate()
     upstream.script = rounds(say("half ", gate, "never"))
-    one = alone()
+    one = bridge()
     one.send(one.create_session(), "Go on")
     gate.wait()
     codex = one.codex_pid()
@@ -125,7 +117,7 @@ def test_a_stopped_codex_of_a_killed_bridge(alone: BridgeFactory, upstream: Upst
     one.signal(Signals.SIGKILL)
     one.wait_exit()
     assert processes.is_alive(codex)
-    two = alone()
+    two = bridge()
     assert not processes.is_alive(codex), "ended before anybody could ask"
     two.wait_log("of a bridge that was killed")
 

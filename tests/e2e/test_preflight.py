@@ -7,12 +7,15 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from codex_bridge.limits import RECHECK_S
 from tests.conftest import BridgeFactory, settings_for
 from tests.support import no_namespaces
 from tests.support.bridge import REPOSITORY, Bridge, Directories, bridge_command
@@ -75,6 +78,7 @@ def doctor(request: pytest.FixtureRequest, upstream: Upstream, directories: Dire
 @pytest.mark.codex
 @pytest.mark.smoke
 def test_all_is_well(bridge: BridgeFactory, upstream: Upstream) -> None:
+    begun = time.monotonic()
     one = bridge()
     checks = checks_of(one)
     assert {name: check["status"] for name, check in checks.items()} == {
@@ -84,7 +88,9 @@ def test_all_is_well(bridge: BridgeFactory, upstream: Upstream) -> None:
     assert upstream.base_url.removesuffix("/v1") in checks["upstream"]["message"]
     preflight = one.get("/runtime/info").json["preflight"]
     assert (preflight["ok"], preflight["problem"], preflight["known_version"]) == (True, None, True)
-    assert upstream.looks == ["/v1/models"], "a host that polls must not burden the upstream"
+    most = 1 + (time.monotonic() - begun) / RECHECK_S
+    assert set(upstream.looks) == {"/v1/models"}
+    assert len(upstream.looks) <= most, "a host that polls must not burden the upstream"
 
 
 @pytest.mark.codex
@@ -98,6 +104,12 @@ def test_the_probe_leaves_nothing(bridge: BridgeFactory, upstream: Upstream, tmp
     one.stop()
     assert not list(temporary.iterdir())
     assert not [path for path in one.workspace.iterdir() if path.name != ".git"]
+
+
+def tidy_away(directory: Path) -> bool:
+    """Remove a directory, whatever Codex still does in it; tell whether it is gone."""
+    shutil.rmtree(directory, ignore_errors=True)
+    return not directory.exists()
 
 
 @pytest.mark.codex
@@ -116,7 +128,7 @@ def test_a_scratch_directory_that_was_tidied_away_is_made_again(
         assert (one.workspace / "kept.txt").read_text() == "kept\n", upstream.requests[-1].outputs
         (one.workspace / "kept.txt").unlink()
         (scratch,) = temporary.iterdir()
-        shutil.rmtree(scratch)
+        wait_until(partial(tidy_away, scratch), "its end")
 
 
 @pytest.mark.codex

@@ -22,6 +22,7 @@ from tests.support.bridge import API_KEY, Bridge
 from tests.support.codex import codex_binary
 from tests.support.images import png
 from tests.support.sse import Event, Stream, assert_contiguous, kinds, said
+from tests.support.turns import warm_up
 from tests.support.upstream import (
     Answer,
     Failure,
@@ -492,7 +493,8 @@ def test_interrupt_at_once(start: BridgeFactory, upstream: Upstream) -> None:
 @pytest.mark.parametrize("ending", ["session.interrupted", "session.error"])
 def test_a_command_ends_with_its_turn(start: BridgeFactory, upstream: Upstream, ending: str) -> None:
     upstream.script = rounds(SLEEP, say("never"))
-    one = start(**({"CODEX_CHAT_TURN_TIMEOUT_MS": 3000} if ending == "session.error" else {}))
+    one = start(**({"CODEX_CHAT_TURN_TIMEOUT_MS": 6000} if ending == "session.error" else {}))
+    warm_up(one)
     session_id, stream = open_session(one)
     one.send(session_id, "Sleep")
     stream.until("item.started")
@@ -546,7 +548,7 @@ def test_kill_9_of_the_bridge(start: BridgeFactory, upstream: Upstream) -> None:
     wait_until(lambda: sleepers(one), "the command to run")
     one.signal(Signals.SIGKILL)
     one.wait_exit()
-    wait_until(lambda: not one.leftovers(), "the end of every child of the killed bridge", 15)
+    wait_until(lambda: not one.leftovers(), "the end of every child of the killed bridge")
 
 
 # The upstream on a bad day ------------------------------------------------------------------------
@@ -652,7 +654,9 @@ def test_the_read_only_sandbox(start: BridgeFactory, upstream: Upstream) -> None
 
 def test_no_secret_is_within_reach(start: BridgeFactory, upstream: Upstream) -> None:
     upstream.script = rounds(
-        run(f"{SNOOP}; exec sleep 4711", yield_time_ms=1000, max_output_tokens=100_000), SLEEP
+        run(SNOOP, yield_time_ms=30_000, max_output_tokens=100_000),
+        run("exec sleep 4711", yield_time_ms=250),
+        SLEEP,
     )
     one = start()
     session_id, stream = open_session(one)

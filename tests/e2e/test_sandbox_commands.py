@@ -14,7 +14,7 @@ from codex_bridge.runtimes.app_server import AppServerRuntime, BriefSandbox
 from tests.support import processes
 from tests.support.codex import codex_binary
 from tests.support.waiting import wait_until
-from tests.unit.loop import on_loop
+from tests.unit.loop import on_loop_with_codex
 
 pytestmark = pytest.mark.codex
 
@@ -56,7 +56,7 @@ def sleepers(seconds: str) -> list[int]:
     return [pid for pid in processes.pids() if processes.cmdline(pid) == ["sleep", seconds]]
 
 
-@on_loop
+@on_loop_with_codex
 async def test_output_is_told_as_it_comes_and_characters_are_whole(tmp_path: Path) -> None:
     async with a_runtime(tmp_path) as runtime:
         told: list[str] = []
@@ -67,7 +67,7 @@ async def test_output_is_told_as_it_comes_and_characters_are_whole(tmp_path: Pat
         assert result == CommandResult(3, "out\n", "err\n")
 
 
-@on_loop
+@on_loop_with_codex
 async def test_each_stream_is_kept_up_to_the_cap(tmp_path: Path) -> None:
     async with a_runtime(tmp_path) as runtime:
         exact = await runtime.run_command(shell(tmp_path, "printf 1234567890; printf abc >&2", most=10))
@@ -78,10 +78,10 @@ async def test_each_stream_is_kept_up_to_the_cap(tmp_path: Path) -> None:
         assert flood == CommandResult(0, "\0", "", is_cut=True)
 
 
-@on_loop
+@on_loop_with_codex
 async def test_a_command_whose_time_is_over_has_timed_out_and_others_have_not(tmp_path: Path) -> None:
     async with a_runtime(tmp_path) as runtime:
-        late = await runtime.run_command(shell(tmp_path, "echo begun; sleep 30", timeout_s=0.3))
+        late = await runtime.run_command(shell(tmp_path, "echo begun; sleep 600", timeout_s=2.5))
         assert late.timed_out
         assert late.stdout == "begun\n"
         for status in (124, 137):
@@ -91,13 +91,13 @@ async def test_a_command_whose_time_is_over_has_timed_out_and_others_have_not(tm
 
 @pytest.mark.parametrize("mode", MODES)
 def test_nothing_of_a_command_outlives_its_time_or_whoever_waits(tmp_path: Path, mode: str) -> None:
-    @on_loop
+    @on_loop_with_codex
     async def check() -> None:
         async with a_runtime(tmp_path) as runtime:
-            script = STUBBORN.format("30.5")
+            script = STUBBORN.format("600.5")
             late = await runtime.run_command(shell(tmp_path, script, mode, timeout_s=0.5))
             assert late.timed_out
-            assert not [pid for pid in sleepers("30.5") if mark in processes.environ(pid)]
+            assert not [pid for pid in sleepers("600.5") if mark in processes.environ(pid)]
 
             told: list[str] = []
             waiting = asyncio.create_task(runtime.run_command(shell(tmp_path, script, mode), told.append))
@@ -105,7 +105,7 @@ def test_nothing_of_a_command_outlives_its_time_or_whoever_waits(tmp_path: Path,
             waiting.cancel()
             await asyncio.wait([waiting])
             assert waiting.cancelled()
-            assert not [pid for pid in sleepers("30.5") if mark in processes.environ(pid)]
+            assert not [pid for pid in sleepers("600.5") if mark in processes.environ(pid)]
             assert runtime.describe()["children"][0]["commands"] == 0
             assert (await runtime.run_command(shell(tmp_path, "echo fine"))).stdout == "fine\n"
             assert runtime.describe()["restarts"] == 0
@@ -114,11 +114,11 @@ def test_nothing_of_a_command_outlives_its_time_or_whoever_waits(tmp_path: Path,
     check()
 
 
-@on_loop
+@on_loop_with_codex
 async def test_a_codex_that_dies_fails_its_commands_at_once(tmp_path: Path) -> None:
     async with a_runtime(tmp_path) as runtime:
         told: list[str] = []
-        command = shell(tmp_path, "echo begun; sleep 30", timeout_s=60)
+        command = shell(tmp_path, "echo begun; sleep 600", timeout_s=600)
         waiting = asyncio.create_task(runtime.run_command(command, told.append))
         await until_told(told, "begun")
         processes.kill(runtime.describe()["pid"])
@@ -128,7 +128,7 @@ async def test_a_codex_that_dies_fails_its_commands_at_once(tmp_path: Path) -> N
         assert (await runtime.run_command(shell(tmp_path, "echo again"))).stdout == "again\n"
 
 
-@on_loop
+@on_loop_with_codex
 async def test_commands_see_no_proxy_and_write_only_where_they_may(tmp_path: Path) -> None:
     proxy = "http://ann:hidden@127.0.0.1:9"
     async with a_runtime(tmp_path, HTTPS_PROXY=proxy, https_proxy=proxy) as runtime:
@@ -145,10 +145,10 @@ async def test_commands_see_no_proxy_and_write_only_where_they_may(tmp_path: Pat
         assert not (tmp_path / "out").exists()
 
 
-@on_loop
+@on_loop_with_codex
 async def test_a_brief_sandbox_keeps_its_codex_for_the_next_command_and_no_longer(tmp_path: Path) -> None:
     environ = environment(tmp_path)
-    sandbox = BriefSandbox(str(codex_binary()), environ, rest_s=30)
+    sandbox = BriefSandbox(str(codex_binary()), environ, rest_s=600)
     command = shell(tmp_path, "echo $PPID; echo fine")
     results = await asyncio.gather(*(sandbox.run_command(command) for _ in range(3)))
     assert [result.stdout.endswith("fine\n") for result in results] == [True] * 3

@@ -15,7 +15,7 @@ from tests.support.asking import never_asked
 from tests.support.codex import codex_binary
 from tests.support.images import png
 from tests.support.upstream import Upstream, rounds, run, say
-from tests.unit.loop import on_loop
+from tests.unit.loop import on_loop_with_codex
 
 pytestmark = pytest.mark.codex
 
@@ -77,7 +77,7 @@ def test_while_a_command_runs(tmp_path: Path, upstream: Upstream) -> None:
         say("I turn left.") if "to the left" in request.conversation else run(wait, yield_time_ms=30_000)
     )
 
-    @on_loop
+    @on_loop_with_codex
     async def check() -> None:
         async with player(tmp_path, upstream) as one:
             turn = one.begin()
@@ -102,7 +102,7 @@ def test_in_the_middle_of_an_answer(tmp_path: Path, upstream: Upstream) -> None:
         say("Left, then.") if request.user_text == "to the left" else say("Straight on", gate, ".")
     )
 
-    @on_loop
+    @on_loop_with_codex
     async def check() -> None:
         async with player(tmp_path, upstream) as one:
             turn = one.begin()
@@ -121,7 +121,7 @@ def test_several_at_once(tmp_path: Path, upstream: Upstream) -> None:
     gate = upstream.gate()
     upstream.script = lambda request: say(gate, "Fine.") if len(upstream.requests) == 1 else say("Heard.")
 
-    @on_loop
+    @on_loop_with_codex
     async def check() -> None:
         async with player(tmp_path, upstream) as one:
             turn = one.begin()
@@ -141,7 +141,7 @@ def test_one_that_waits_when_the_turn_is_interrupted_is_lost_and_told(
 ) -> None:
     upstream.script = rounds(run("exec sleep 4711", yield_time_ms=30_000), say("Never."))
 
-    @on_loop
+    @on_loop_with_codex
     async def check() -> None:
         async with player(tmp_path, upstream) as one:
             turn = one.begin()
@@ -168,7 +168,7 @@ def test_what_is_taken_at_the_end_of_a_turn_is_heard_or_told(tmp_path: Path, ups
             return False
         return True
 
-    @on_loop
+    @on_loop_with_codex
     async def check() -> None:
         async with player(tmp_path, upstream) as one:
             for number in range(40):
@@ -189,7 +189,7 @@ def test_what_is_taken_at_the_end_of_a_turn_is_heard_or_told(tmp_path: Path, ups
 
 
 def test_when_nothing_runs(tmp_path: Path, upstream: Upstream) -> None:
-    @on_loop
+    @on_loop_with_codex
     async def check() -> None:
         async with player(tmp_path, upstream) as one:
             for _ in range(2):

@@ -186,7 +186,8 @@ def test_interrupt_that_codex_does_not_hear(bridge: BridgeFactory, fake_codex: F
 
 
 def test_a_timeout_that_codex_does_not_hear(bridge: BridgeFactory, fake_codex: FakeFactory) -> None:
-    settings = {"CODEX_CHAT_TURN_TIMEOUT_MS": 300, "CODEX_BRIDGE_INTERRUPT_GRACE_MS": 300}
+    # The next turn, and with it the start of the next Codex, has to be done in that time.
+    settings = {"CODEX_CHAT_TURN_TIMEOUT_MS": 4000, "CODEX_BRIDGE_INTERRUPT_GRACE_MS": 300}
     one = bridge(CODEX_BIN=fake_codex(), **settings)
     session_id, stream = play(one, "deaf")
     assert stream.events[-1].data["session"]["last_error_code"] == "turn_timeout"
@@ -421,7 +422,7 @@ def test_one_childs_end_is_not_anothers(
     bridge: BridgeFactory, fake_codex: FakeFactory, number: signal.Signals
 ) -> None:
     fake = fake_codex()
-    one = bridge(CODEX_BIN=fake, CODEX_BRIDGE_INTERRUPT_GRACE_MS=300)
+    one = bridge(CODEX_BIN=fake, CODEX_BRIDGE_INTERRUPT_GRACE_MS=2000)
     (old_id, old), (new_id, new) = open_session(one), open_session(one)
     one.send(old_id, "stay")
     old.until_text("staying")

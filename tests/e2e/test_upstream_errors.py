@@ -139,7 +139,7 @@ def test_an_upstream_that_stalls(
 ) -> None:
     gate = upstream.gate()
     upstream.script = lambda _: stall(gate)
-    one = bridge(**{limit: 400})
+    one = bridge(**{limit: 2000})  # which the next turn must not meet
     session_id, stream, failed = fail(one)
     assert failed["last_error_code"] == "upstream_timeout"
     assert failed["last_error"]

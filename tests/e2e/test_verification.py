@@ -14,7 +14,7 @@ from tests.conftest import BridgeFactory, settings_for
 from tests.support.bridge import API_KEY, REPOSITORY, Bridge, Directories, bridge_command
 from tests.support.turns import play
 from tests.support.upstream import Answer, Failure, Request, Upstream, call, change, patch, say
-from tests.support.waiting import wait_until
+from tests.support.waiting import BOUND_S, wait_until
 
 pytestmark = pytest.mark.codex
 
@@ -190,7 +190,7 @@ def test_auto_plays_what_was_found_best_also_after_a_restart(
 def test_progress_streams(one: Bridge, upstream: Upstream) -> None:
     upstream.script = able
     stream = one.post_stream("/runtime/verify")
-    end = stream.until("verify.completed")
+    end = stream.until("verify.completed", 4 * BOUND_S)
     assert readiness(end.data["verification"]) == ["verified"] * 3
     told = [(event.data["step"], event.data["status"]) for event in stream.events[:-1]]
     assert told[:4] == [
@@ -231,7 +231,7 @@ def test_the_command_prints_a_table(
         }.items()
     }
     command = [*bridge_command(request.config.getoption("--bridge")), "verify"]
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=4 * BOUND_S)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert [line.split()[:2] for line in lines if line.startswith("verified")] == [
@@ -239,6 +239,8 @@ def test_the_command_prints_a_table(
     ]
     assert f"The best execution class for {MODEL} of openai_compatible is native_tools (verified)." in lines
     upstream.script = boaster
-    told = subprocess.run([*command, "--json"], env=environ, capture_output=True, text=True, timeout=60)
+    told = subprocess.run(
+        [*command, "--json"], env=environ, capture_output=True, text=True, timeout=4 * BOUND_S
+    )
     assert told.returncode == 1
     assert json.loads(told.stdout)["best_class"] == "native_tools"

@@ -1,7 +1,7 @@
 """The bridge as a process of its own, and a small client for it.
 
 The command comes from pytest's `--bridge`, so the same tests run from a checkout and against the one-file
-build. Each bridge has a HOME, a CODEX_HOME, a state directory and a workspace of its own; every process
+build. Each bridge has a HOME, a CODEX_HOME, a state directory, a TMPDIR and a workspace of its own; every process
 that it starts carries these directories in its environment, which is how leftovers are found.
 """
 
@@ -71,10 +71,12 @@ class Directories:
         self.codex_home = root / "codex-home"
         self.state = root / "state"
         self.workspace = root / "workspace"
+        # A bridge clears away what killed ones have left beside its temporary files, so it has them to itself.
+        self.temporary = root / "tmp"
 
     def create(self) -> None:
         """Make the directories; the workspace is a git repository."""
-        for path in (self.home, self.codex_home, self.state, self.workspace):
+        for path in (self.home, self.codex_home, self.state, self.workspace, self.temporary):
             path.mkdir(parents=True, exist_ok=True)
         subprocess.run(["git", "init", "--quiet", str(self.workspace)], check=True)
 
@@ -120,6 +122,7 @@ class Bridge:
             "CODEX_HOME": self.directories.codex_home,
             "CODEX_WORKSPACE_ROOT": self.directories.workspace,
             "CODEX_BRIDGE_STATE_DIR": self.directories.state,
+            "TMPDIR": self.directories.temporary,
             "PYTHONPATH": REPOSITORY,
         }
         base = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "CODEX_BRIDGE_PORT": "0"}
@@ -244,7 +247,7 @@ class Bridge:
 
     def request(self, method: str, path: str, body: bytes | None = None, /, **headers: str) -> Reply:
         """Send one request; `_` in a header's name stands for `-`."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=BOUND_S)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=4 * BOUND_S)
         try:
             connection.request(
                 method, path, body, {name.replace("_", "-"): value for name, value in headers.items()}

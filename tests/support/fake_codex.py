@@ -179,8 +179,9 @@ class AppServer:
     def note(self, name: str, entry: Json) -> int:
         """Append one line to a file of notes; return how many it has."""
         path = self.directory / name
-        with self.lock, path.open("a") as notes:
-            notes.write(json.dumps(entry) + "\n")
+        # In one piece, since other processes write their lines into it as well.
+        with self.lock, path.open("ab", buffering=0) as notes:
+            notes.write(json.dumps(entry).encode() + b"\n")
         return len(path.read_text().splitlines())
 
     def write(self, message: Json) -> None:

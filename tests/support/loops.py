@@ -1,6 +1,7 @@
 """A tool loop on a scripted upstream, through the real gateway: what it tells is kept, and can be waited for."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -54,13 +55,16 @@ class SmallTools(Tools):
     ) -> ToolResult:
         if name == "read_file":
             return self._read(arguments["path"], place)
-        if name == "apply_patch":
-            return self._patch(arguments["patch"], place, is_real=True)
         assert name == "run_command", name
         return await self._run_command(arguments["command"], place, on_output)
 
-    async def preview(self, name: str, arguments: Json, place: Place) -> ToolResult:
+    async def preview_patch(self, arguments: Json, place: Place) -> ToolResult:
         return self._patch(arguments["patch"], place, is_real=False)
+
+    async def apply_patch(self, arguments: Json, place: Place, shown: ToolResult) -> ToolResult:
+        if self._patch(arguments["patch"], place, is_real=False).diffs != shown.diffs:
+            return refusal("changed_meanwhile", "The files have changed.")
+        return self._patch(arguments["patch"], place, is_real=True)
 
     def _read(self, name: str, place: Place) -> ToolResult:
         path = Path(place.root, name)
@@ -85,7 +89,7 @@ class SmallTools(Tools):
                 file.write_text(after or "")
         diffs = tuple(
             {
-                "path": edit.path,
+                "path": os.path.join(place.root, edit.path),
                 "kind": {"type": "delete" if edit.after is None else "add"},
                 "diff": edit.after if edit.after is not None else edit.before,
             }
@@ -206,7 +210,7 @@ async def player(
 ) -> AsyncIterator[Player]:
     """Run a loop in the directory `root` whose model is the upstream at `base_url`."""
     port = int(base_url.rpartition(":")[2].partition("/")[0])
-    to_upstream, to_gateway = HttpClient(5.0, idle_timeout_s, idle_timeout_s), HttpClient(5.0, 60.0, 60.0)
+    to_upstream, to_gateway = HttpClient(20.0, idle_timeout_s, idle_timeout_s), HttpClient(20.0, 60.0, 60.0)
     gateway = Gateway(to_upstream)
     tools = tools or SmallTools()
     runtime = ToolLoopRuntime(dialect, tools, to_gateway)

@@ -10,6 +10,13 @@ from tests.support.waiting import BOUND_S
 FakeFactory = Callable[..., FakeCodex]
 
 
+def warm_up(one: Bridge) -> None:
+    """Have Codex and its sandbox started: a turn that has little time is not to spend it on that."""
+    tool = f"/chat/sessions/{one.create_session()}/tools/run_command"
+    reply = one.post(tool, {"command": "true"})
+    assert reply.status == 200 and reply.json["result"]["ok"], reply
+
+
 def open_session(one: Bridge) -> tuple[str, Stream]:
     """Create a session and follow it."""
     session_id = one.create_session()

@@ -22,18 +22,18 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
     return factory
 
 
-def run(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
+def run(main: Callable[[], Coroutine[Any, Any, T]], bound_s: float = BOUND_S) -> T:
     """Run `main` under the bound; fail on a task it leaves and on an exception that nobody took."""
     troubles: list[dict[str, Any]] = []
 
     async def bounded() -> T:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _, context: troubles.append(context))
-        async with asyncio.timeout(BOUND_S):
+        async with asyncio.timeout(bound_s):
             result = await main()
         left = asyncio.all_tasks() - {asyncio.current_task()}
         if left:
-            _, left = await asyncio.wait(left, timeout=1.0)
+            _, left = await asyncio.wait(left, timeout=BOUND_S)
         assert not left, f"tasks were left: {left}"
         return result
 
@@ -44,11 +44,16 @@ def run(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
     return result
 
 
-def on_loop(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
+def on_loop(test: Callable[P, Coroutine[Any, Any, None]], bound_s: float = BOUND_S) -> Callable[P, None]:
     """Make a plain test function of a coroutine function."""
 
     @functools.wraps(test)
     def plain(*args: P.args, **kwargs: P.kwargs) -> None:
-        run(lambda: test(*args, **kwargs))
+        run(lambda: test(*args, **kwargs), bound_s)
 
     return plain
+
+
+def on_loop_with_codex(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    """Do the same for a test in which the real Codex works, which may take long on a busy machine."""
+    return on_loop(test, 6 * BOUND_S)

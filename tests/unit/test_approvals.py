@@ -242,7 +242,7 @@ def test_one_that_was_settled_long_ago_is_looked_up(tmp_path: Path, monkeypatch:
 def test_nobody_answers(tmp_path: Path) -> None:
     @on_loop
     async def main() -> None:
-        async with house(tmp_path, timeout_s=0.01) as one:
+        async with house(tmp_path, timeout_s=0.2) as one:
             task = await one.ask()
             (request_id,) = one.pending
             assert await task == ApprovalAnswer(Decision.DECLINE)

@@ -1,11 +1,18 @@
 """The house: which room may import which, who owns what, how long a function may be. Read from the source."""
 
 import ast
+import functools
+import importlib.util
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+pytestmark = pytest.mark.once
 
 PACKAGE = "codex_bridge"
 SOURCE = Path(__file__).resolve().parents[2] / PACKAGE
@@ -25,8 +32,7 @@ ARROWS = {
 }  # fmt: skip
 ROOM_OF_MODULE = {
     "": "base", "errors": "base", "limits": "base", "log": "base", "model": "base", "config": "base", "runtime": "base",
-    "providers": "base",
-    "proxies": "base",
+    "providers": "base", "proxies": "base", "values": "base",
     "app": "top", "from_config": "top", "daemon": "top", "doctor": "top", "cli": "top", "__main__": "top", "demo": "top",
 }  # fmt: skip
 
@@ -47,6 +53,7 @@ _SQL = re.compile(
 )
 
 
+@functools.cache
 def read_package(root: Path) -> Modules:
     """Return the modules of a package by their dotted names below it ("" is the package itself)."""
     modules = {}
@@ -87,6 +94,7 @@ def imports(modules: Modules, name: str, packages: set[str]) -> Iterator[str]:
         yield from (module for module in found if module in modules and module != name)
 
 
+@functools.cache
 def graph(root: Path) -> dict[str, set[str]]:
     modules = read_package(root)
     packages = {name for name in modules if any(other.startswith(f"{name}.") for other in modules)} | {""}
@@ -190,6 +198,18 @@ def long_functions(modules: Modules) -> list[str]:
     ]
 
 
+def slow_values(modules: Modules) -> list[str]:
+    """Return the frozen dataclasses that `values.value` could make, which a start has not to wait for."""
+    return [
+        f"{name}.{node.name}"
+        for name, tree in modules.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef)
+        and any("frozen=True" in ast.unparse(decorator) for decorator in node.decorator_list)
+        and not any(isinstance(line, ast.AnnAssign) and "field(" in ast.unparse(line) for line in node.body)
+    ]
+
+
 def test_the_package_is_read() -> None:
     edges = graph(SOURCE)
     assert "protocol.http_reader" in edges["adapters.http_server"]
@@ -219,11 +239,14 @@ def test_only_the_process_adapter_starts_processes() -> None:
     assert starters == {"adapters.process"}
 
 
-def test_only_the_database_adapter_has_threads_and_sqlite() -> None:
-    assert set(importers(read_package(SOURCE), {"sqlite3", "_sqlite3", "threading", "_thread"})) == {
-        "adapters.database",
-        "adapters.database_file",
-    }
+def test_only_the_database_adapter_has_sqlite() -> None:
+    owners = {"adapters.database", "adapters.database_file"}
+    assert set(importers(read_package(SOURCE), {"sqlite3", "_sqlite3"})) == owners
+
+
+def test_only_two_adapters_start_threads() -> None:
+    names = {"threading", "_thread", "concurrent"}
+    assert set(importers(read_package(SOURCE), names)) == {"adapters.database", "adapters.threads"}
 
 
 def test_only_the_store_speaks_sql() -> None:
@@ -239,6 +262,38 @@ def test_no_function_is_long() -> None:
     assert long_functions(read_package(SOURCE)) == []
 
 
+def test_values_are_made_by_value() -> None:
+    assert slow_values(read_package(SOURCE)) == []
+
+
+# What a start does not need, by what it would load first of it. It is imported where it is used.
+LATE = {
+    "argparse", "shutil", "sqlite3", "encodings.idna", "codex_bridge.demo", "codex_bridge.protocol.chat", "codex_bridge.protocol.hunks",
+    "codex_bridge.protocol.intent", "codex_bridge.runtimes.exec", "codex_bridge.runtimes.tool_loop", "codex_bridge.services.probes",
+    "codex_bridge.services.trial", "codex_bridge.workspace.commands", "codex_bridge.workspace.edits", "codex_bridge.workspace.files",
+    "codex_bridge.workspace.git", "codex_bridge.workspace.search",
+}  # fmt: skip
+
+
+def test_a_start_loads_nothing_that_it_does_not_need(tmp_path: Path) -> None:
+    begin = (
+        "import sys; from codex_bridge import app, cli, config, daemon\n"
+        "app.Bridge(config.load(flags={})); print(*sys.modules)"
+    )
+    environ = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(SOURCE.parent),
+        "CODEX_WORKSPACE_ROOT": str(tmp_path),
+    }
+    told = subprocess.run(
+        [sys.executable, "-c", begin], env=environ, capture_output=True, text=True, check=True
+    )
+    loaded = set(told.stdout.split())
+    assert "codex_bridge.services.turns" in loaded
+    assert loaded & LATE == set()
+    assert all(importlib.util.find_spec(name) for name in LATE), "a name that is no module's"
+
+
 @pytest.fixture
 def bad_house(tmp_path: Path) -> Path:
     """A package that breaks every rule: the checks above must see it."""
@@ -247,6 +302,7 @@ def bad_house(tmp_path: Path) -> Path:
         "errors.py": "from .services import turns\n",
         "log.py": "import os\nx = os.environ['A']\n",
         "protocol/__init__.py": "",
+        "model.py": "@dataclass(frozen=True)\nclass A:\n    a: int = 1\n@dataclass(frozen=True)\nclass B:\n    a: int = field()\n",
         "protocol/sse.py": "import codex_bridge.adapters.net\nfrom os import getenv\n",
         "adapters/__init__.py": "",
         "adapters/net.py": "from ..errors import x\nimport subprocess\n",
@@ -282,4 +338,5 @@ def test_the_checks_see_a_bad_house(bad_house: Path) -> None:
         set(importers(modules, {"sqlite3"})) == set(importers(modules, {"threading"})) == {"services.store"}
     )
     assert sql_writers(modules) == ["services.store"]
+    assert slow_values(modules) == ["model.A"]
     assert long_functions(modules) == ["api.routes.long: 61 lines"]

@@ -99,6 +99,22 @@ async def test_an_edit_is_told_with_its_changes() -> None:
 
 
 @on_loop
+async def test_what_nobody_allowed_in_time_does_not_run() -> None:
+    child, person = Child(), Person()
+    asks = Asks(person.ask)
+    asks.on_request(child, 1, COMMAND, params("allowed"))
+    asks.on_request(child, 2, COMMAND, params("resolved"))
+    asks.on_request(child, 3, COMMAND, params("open", approvalId=None))
+    asks.on_request(child, 4, COMMAND, params("runs", approvalId="a part of it"))
+    await person.hear(4)
+    person.answers[0].set_result(ApprovalAnswer(Decision.ACCEPT))
+    await settled()
+    asks.on_notification("serverRequest/resolved", {"requestId": 2})
+    await asks.end()
+    assert asks.unallowed == {"resolved", "open"}
+
+
+@on_loop
 async def test_what_is_not_asked_of_a_person() -> None:
     asks = Asks(Person().ask)
     assert not asks.on_request(Child(), 1, "item/tool/call", params())

@@ -144,7 +144,7 @@ def test_an_address_that_cannot_be_had_is_status_1_with_one_line(
         taken.listen()
         port = str(taken.getsockname()[1])
         told = {name: value.format(taken=port) for name, value in environ.items()}
-        done = run(CODEX_BRIDGE_STATE_DIR=str(tmp_path), **told)
+        done = run(CODEX_BRIDGE_STATE_DIR=str(tmp_path), TMPDIR=str(tmp_path), **told)
     assert (done.returncode, done.stdout) == (1, "")
     lines = [line for line in done.stderr.splitlines() if " warning " not in line]
     assert len(lines) == 1, done.stderr

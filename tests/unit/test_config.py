@@ -1,6 +1,5 @@
 """Configuration: each setting by default, by a good and by a bad value; no secret shown; the table is complete."""
 
-import dataclasses
 import os
 import re
 from pathlib import Path
@@ -83,7 +82,7 @@ def test_exec_asks_nobody() -> None:
 
 
 def test_every_field_has_one_row_and_every_row_a_field() -> None:
-    assert [setting.field for setting in SETTINGS] == [field.name for field in dataclasses.fields(Config)]
+    assert [setting.field for setting in SETTINGS] == list(Config.__match_args__)
     names = [name for setting in SETTINGS for name in setting.variables]
     assert len(names) == len(set(names))
 
@@ -246,6 +245,11 @@ class TestToken:
         with pytest.raises(ConfigError) as caught:
             load(CODEX_BRIDGE_TOKEN_FILE=path)
         assert caught.value.message.startswith(f"CODEX_BRIDGE_TOKEN_FILE={path}: expected ")
+
+    def test_the_name_of_its_file_stays_on_one_line(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError) as caught:
+            load(CODEX_BRIDGE_TOKEN_FILE=f"{tmp_path}/a\n\x1b[31mb")
+        assert caught.value.message.isprintable()
 
 
 class TestWorkspace:

@@ -2,10 +2,10 @@
 
 import asyncio
 import json
-from urllib.request import urlopen
+from urllib.request import ProxyHandler, build_opener
 
 from codex_bridge.demo import model
-from tests.unit.loop import on_loop
+from tests.unit.loop import BOUND_S, on_loop
 
 
 @on_loop
@@ -14,7 +14,8 @@ async def test_it_lists_itself() -> None:
     host, port = await server.listen_tcp("127.0.0.1", 0)
 
     def ask() -> bytes:
-        with urlopen(f"http://{host}:{port}/v1/models", timeout=10) as answer:
+        straight = build_opener(ProxyHandler({}))
+        with straight.open(f"http://{host}:{port}/v1/models", timeout=BOUND_S) as answer:
             told: bytes = answer.read()
             return told
 

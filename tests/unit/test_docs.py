@@ -9,10 +9,13 @@ from codex_bridge import __version__, config, errors
 from codex_bridge.protocol import codex
 from codex_bridge.runtimes.supervisor import TRANSITIONS, State
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "codex_bridge"
 API = (ROOT / "docs" / "api.md").read_text()
 SOURCES = {path: path.read_text() for path in PACKAGE.rglob("*.py")}
+WORDS = {path: set(re.findall(r"\w+", text)) for path, text in SOURCES.items()}
 ALL_SOURCE = "\n".join(text for path, text in SOURCES.items() if "demo" not in path.parts)
 
 
@@ -73,7 +76,7 @@ def test_each_error_class_has_a_code_of_its_own() -> None:
     "name", sorted(found(r"(?m)^([A-Z][A-Z_]+) =", (PACKAGE / "limits.py").read_text()) - {"KIB", "MIB"})
 )
 def test_each_limit_is_used(name: str) -> None:
-    users = [path for path, text in SOURCES.items() if re.search(rf"\b{name}\b", text)]
+    users = [path for path, words in WORDS.items() if name in words]
     assert len(users) > 1, f"nothing uses {name}"
 
 

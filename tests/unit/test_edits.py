@@ -15,6 +15,7 @@ from codex_bridge.protocol.hunks import apply_hunks
 from codex_bridge.protocol.patch import parse_patch
 from codex_bridge.protocol.tools import TOOLS, ToolResult, check_input
 from codex_bridge.workspace import edits
+from codex_bridge.workspace.edit_writer import Writer
 from codex_bridge.workspace.place import Place, Refused, Watch
 from codex_bridge.workspace.tools import Tools
 from tests.unit.loop import on_loop, run
@@ -101,13 +102,26 @@ def test_the_diff_it_tells_is_a_patch_that_undoes_nothing_else(tmp_path: Path) -
 def test_a_preview_writes_nothing(tmp_path: Path) -> None:
     (tmp_path / "f").write_text("a\n")
     tools, text = Tools(NoSandbox()), together(update("f", "a", "b"), add("n", "n"))
-    shown = run(lambda: tools.preview("apply_patch", {"patch": text}, place(tmp_path)))
+    shown = run(lambda: tools.preview_patch({"patch": text}, place(tmp_path)))
     assert tree(tmp_path) == {"f": "a\n"}
     assert shown == patch(tmp_path, text)
-    again = run(lambda: tools.preview("apply_patch", {"patch": text}, place(tmp_path)))
+    again = run(lambda: tools.preview_patch({"patch": text}, place(tmp_path)))
     assert again.error is not None
     assert again.error["code"] == "patch_mismatch"
-    assert run(lambda: tools.preview("list_files", {}, place(tmp_path))).to_json() == {"ok": True, "data": {}}
+
+
+def test_only_what_was_shown_is_written(tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("a\n")
+    tools, arguments = Tools(NoSandbox()), {"patch": update("f", "a", "b")}
+    shown = run(lambda: tools.preview_patch(arguments, place(tmp_path)))
+    (tmp_path / "f").write_text("before\na\n")
+    told = run(lambda: tools.apply_patch(arguments, place(tmp_path), shown))
+    assert told.error is not None
+    assert told.error["code"] == "changed_meanwhile"
+    assert tree(tmp_path) == {"f": "before\na\n"}
+    (tmp_path / "f").write_text("a\n")
+    assert run(lambda: tools.apply_patch(arguments, place(tmp_path), shown)) == shown
+    assert tree(tmp_path) == {"f": "b\n"}
 
 
 FIRST = together(update("f", "a", "b"), add("new/n", "n"))
@@ -310,25 +324,25 @@ def test_a_file_that_changes_after_the_plan_is_not_overwritten(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "f").write_text("a\n")
-    real = edits._Writer.write
+    real = Writer.write
 
     def later(self: Any) -> None:
         (tmp_path / "f").write_text("A\n")
         real(self)
 
-    monkeypatch.setattr(edits._Writer, "write", later)
+    monkeypatch.setattr(Writer, "write", later)
     assert (
         code(tmp_path, "apply_patch", patch=together(update("f", "a", "b"), add("n", "n")))
         == "changed_meanwhile"
     )
     assert tree(tmp_path) == {"f": "A\n"}
-    monkeypatch.setattr(edits._Writer, "write", real)
+    monkeypatch.setattr(Writer, "write", real)
 
     def appears(self: Any) -> None:
         (tmp_path / "n").write_text("theirs\n")
         real(self)
 
-    monkeypatch.setattr(edits._Writer, "write", appears)
+    monkeypatch.setattr(Writer, "write", appears)
     assert code(tmp_path, "apply_patch", patch=add("n", "ours")) == "changed_meanwhile"
     assert tree(tmp_path) == {"f": "A\n", "n": "theirs\n"}
 
@@ -397,6 +411,30 @@ def test_a_plan_looks_at_the_time(tmp_path: Path) -> None:
     assert tree(tmp_path) == {"f": "a\n"}
 
 
+def test_diffs_are_made_in_time_and_before_anything_is_written(tmp_path: Path) -> None:
+    class LateWatch(Watch):
+        """Its time is over when all is planned, and the second of two files is to be told."""
+
+        looks = 0
+
+        def check(self) -> None:
+            self.looks += 1
+            if self.looks == most:
+                self.stop()
+            super().check()
+
+    for name in "fg":
+        (tmp_path / name).write_text("a\n")
+    arguments = {"patch": together(update("f", "a", "b"), update("g", "a", "b"))}
+    most = 0
+    watch = LateWatch(10)
+    edits._apply(arguments, place(tmp_path), watch, is_preview=True)
+    most = watch.looks  # the last look is at the second file
+    with pytest.raises(Refused, match="not done within"):
+        edits._apply(arguments, place(tmp_path), LateWatch(10), is_preview=False)
+    assert tree(tmp_path) == {"f": "a\n", "g": "a\n"}
+
+
 def test_a_long_diff_is_cut_in_the_data_and_whole_for_the_host(tmp_path: Path) -> None:
     (tmp_path / "f").write_text("some line\n" * 100_000)
     done = patch(tmp_path, delete("f"))
@@ -406,7 +444,9 @@ def test_a_long_diff_is_cut_in_the_data_and_whole_for_the_host(tmp_path: Path) -
 
 def test_a_new_file_of_a_diff_without_its_header(tmp_path: Path) -> None:
     assert answer(tmp_path, "apply_patch", patch="--- a/n\n+++ b/n\n@@ -0,0 +1 @@\n+x\n")["ok"]
-    assert tree(tmp_path) == {"n": "x\n"}
+    bare = "--- a/m\n+++ b/m\n@@ -0,0 +1 @@\n+x\n\\ No newline at end of file\n"
+    assert answer(tmp_path, "apply_patch", patch=bare)["ok"]
+    assert tree(tmp_path) == {"m": "x", "n": "x\n"}
 
 
 def test_a_diff_that_does_not_remove_all_does_not_delete(tmp_path: Path) -> None:

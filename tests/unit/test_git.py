@@ -43,14 +43,16 @@ def test_a_status_cut_anywhere_has_only_whole_files() -> None:
 
 
 def test_a_log_cut_anywhere_has_only_commits_that_can_be_read() -> None:
-    output = "\0".join("\x1f".join((f"h{i}", "Ann", "a@b", "17", f"subject\x1f{i}")) for i in range(3)) + "\0"
+    output = "".join(f"h{i}\0Ann\x1fB\0a@b\0{'17' * i}\0subject\x1f{i}\0" for i in range(3))
     commits = git.parse_log(output)
-    assert [(each["hash"], each["time_ms"], each["subject"]) for each in commits] == [
-        (f"h{i}", 17000, f"subject\x1f{i}") for i in range(3)
+    assert [(each["hash"], each["author"], each["time_ms"], each["subject"]) for each in commits] == [
+        ("h0", "Ann\x1fB", None, "subject\x1f0"),
+        ("h1", "Ann\x1fB", 17_000, "subject\x1f1"),
+        ("h2", "Ann\x1fB", 1717_000, "subject\x1f2"),
     ]
     for end in range(len(output)):
         found = git.parse_log(output[:end])
-        assert [each["hash"] for each in found] == [f"h{i}" for i in range(len(found))]
+        assert found == commits[: len(found)]
 
 
 def test_filters_are_those_of_the_repository() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -131,3 +132,14 @@ def test_marks_differ() -> None:
     assert first != second
     assert {first[:13], second[:13]} == {mark}
     assert {len(first), len(second)} == {18}
+
+
+def test_one_that_is_just_becoming_its_program_is_found() -> None:
+    """For some milliseconds, on a busy machine for hundreds, it has no environment to show."""
+    for _ in range(100):
+        child = subprocess.Popen(["/bin/sleep", "600"], env={"MARK": "m"})
+        try:
+            assert marks._bears(child.pid, b"m", re.compile(b"^no limit$"))
+        finally:
+            child.kill()
+            child.wait()

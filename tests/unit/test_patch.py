@@ -159,6 +159,8 @@ UNIFIED_CASES = [
     (ABC, "@@ ... @@\n-b\n+B\n", "a\nB\nc\n"),
     (ABC, "@@ -2 +2 @@ def f():\n-b\n+B\n", "a\nB\nc\n"),
     ("a\n\nb\n", "@@ -1,3 +1,3 @@\n a\n\n-b\n+B\n", "a\n\nB\n"),
+    # Without context it goes to its line, though it would fit at the end as well.
+    ("x\na\nx\na\n", "@@ -2 +2 @@\n-a\n+b\n", "x\nb\nx\na\n"),
     # Insertions without context.
     (ABC, "@@ -1,0 +2 @@\n+x\n", "a\nx\nb\nc\n"),
     (ABC, "@@ -0,0 +1 @@\n+x\n", None),
@@ -210,10 +212,14 @@ HUNK = "@@ -1 +1 @@\n-a\n+b\n"
         ("--- a/f\n+++ b/g\n", "update", "f", "g"),
         ("diff --git a/f b/f\ndeleted file mode 100644\n--- a/f\n+++ /dev/null\n", "delete", "f", None),
         ("--- a/f\n+++ /dev/null\n", "delete", "f", None),
+        ("diff --git i/f w/f\nnew file mode 100644\n--- /dev/null\n+++ w/f\n", "add", "f", None),
+        ("diff --git b/f b/f\nnew file mode 100644\n--- /dev/null\n+++ b/f\n", "add", "b/f", None),
+        ("diff --git c/f i/f\ndeleted file mode 100644\n--- c/f\n+++ /dev/null\n", "delete", "f", None),
+        ("diff --git a/f b/f\n--- /dev/null\n+++ b/g\n", "add", "g", None),
     ],
 )  # fmt: skip
 def test_names_in_unified_diffs(head: str, action: str, path: str, move_path: str | None) -> None:
-    (patch,) = parse_patch(head + HUNK)
+    (patch,) = parse_patch(head + ("@@ -0,0 +1 @@\n+b\n" if action == "add" else HUNK))
     assert (patch.action, patch.path, patch.move_path) == (action, path, move_path)
     assert len(patch.hunks) == 1
 
@@ -338,8 +344,10 @@ def test_git_says_the_same(tmp_path: Path, seed: int) -> None:
     for side, text in (("a", old), ("b", new), ("c", old)):
         (tmp_path / side / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / side / name).write_bytes(text.encode())
-    _, diff = git(tmp_path, "diff", "--no-index", "--no-prefix", f"-U{chance.randint(1, 3)}", "a", "b")
-    if old == new:
+    _, diff = git(tmp_path, "diff", "--no-index", "--no-prefix", f"-U{chance.randint(0, 3)}", "a", "b")
+    if (
+        old == new or "@@ -0,0 " in diff
+    ):  # what goes before the first line without context is taken for a new file
         return
     (patch,) = parse_patch(diff)
     assert (patch.path, patch.move_path) == (name, None)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from codex_bridge.errors import InvalidField
-from codex_bridge.workspace.paths import WorkspaceRoots, is_inside, resolve_file
+from codex_bridge.workspace.paths import WorkspaceRoots, is_inside, read_regular, resolve_file
 
 
 @pytest.fixture
@@ -112,3 +112,16 @@ def test_a_session_may_not_choose_anything_else(places: Path, wanted: object) ->
     with pytest.raises(InvalidField) as caught:
         WorkspaceRoots(str(places), (str(places),)).choose(wanted)
     assert caught.value.details == {"field": "workspace_root"}
+
+
+def test_a_file_is_read_without_waiting_and_nothing_else_is(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"text")
+    (tmp_path / "link").symlink_to("file")
+    (tmp_path / "directory").mkdir()
+    os.mkfifo(tmp_path / "fifo")
+    assert read_regular(str(tmp_path / "file"), 3) == b"tex"
+    before = os.listdir("/proc/self/fd")
+    for name in ("link", "directory", "fifo", "missing"):
+        with pytest.raises(OSError):
+            read_regular(str(tmp_path / name), 3)
+    assert len(os.listdir("/proc/self/fd")) == len(before)

@@ -65,7 +65,10 @@ async def test_a_child_sees_exactly_the_environment_it_is_given() -> None:
 
 
 @on_loop
-async def test_a_child_that_ends_with_its_stdin_keeps_its_last_writes(tmp_path: Path) -> None:
+async def test_a_child_that_ends_with_its_stdin_keeps_its_last_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "CHILD_STOP_STEP_S", 20.0)  # it has time to write
     target = tmp_path / "written"
     child = await start(
         "import sys, pathlib\nprint('ready', flush=True)\n"
@@ -117,7 +120,7 @@ async def test_a_grandchild_of_another_session_does_not_hold_the_bridge() -> Non
         await child.stop()
         assert not processes.is_alive(child.pid)
         try:
-            async with asyncio.timeout(3):
+            async with asyncio.timeout(10):
                 async for _ in child.read_chunks():
                     pass
         except TimeoutError:
@@ -284,11 +287,13 @@ PARENT = """
 import asyncio, os, signal, sys
 from codex_bridge.adapters.process import ChildProcess
 async def main():
-    script = "import time; print('up', flush=True); time.sleep(600)"
+    # One long sleep would sleep through a signal that comes in the moment before it.
+    script = "import time; print('up', flush=True)\\nwhile True: time.sleep(0.1)"
     child = await ChildProcess.start([sys.executable, "-c", script], os.environ, orphan_signal=signal.SIGINT)
     async for chunk in child.read_chunks():
         print(child.pid, flush=True)
     await asyncio.sleep(600)
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a script starts what runs in the background
 loop = __import__(sys.argv[1]).new_event_loop()
 loop.run_until_complete(main())
 """

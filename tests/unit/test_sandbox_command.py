@@ -45,7 +45,7 @@ def test_what_the_cap_cuts_in_two_is_left_out() -> None:
 def test_a_codex_that_does_not_end_a_command_is_killed(
     tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app_server_command, "COMMAND_END_S", 0.1)
+    monkeypatch.setattr(app_server_command, "COMMAND_END_S", 2.0)  # long enough to note what it is asked
 
     @on_loop
     async def check() -> None:

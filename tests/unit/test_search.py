@@ -72,7 +72,11 @@ def test_a_match_is_told_with_its_line(tree: Path, rg: str | None) -> None:
         ({"query": "Ä", "ignore_case": True}, [("ü\n.txt", 1)]),
         ({"query": "two", "pattern": "*.py"}, [("b/c.py", 1), ("b/c.py", 3)]),
         ({"query": "two", "pattern": "b/**/*.{py,c}"}, [("b/c.py", 1), ("b/c.py", 3)]),
-        ({"query": "two", "pattern": "!*.py"}, []),
+        ({"query": "two", "pattern": "!b"}, [
+            ("-e", 1), (".hidden", 1), ("a.txt", 2), ("b.c", 1), ("ignored.log", 1), ("latin", 1), ("ü\n.txt", 1),
+        ]),
+        ({"query": "two", "pattern": "!{b/**,-*,.*,*.{c,log},ü*,latin}"}, [("a.txt", 2)]),
+        ({"query": "two", "path": "b", "pattern": "!b"}, []),
         ({"query": "two", "path": "link"}, [("a.txt", 2)]),
         ({"query": "two", "path": "-e"}, [("-e", 1)]),
         ({"query": "-e"}, []),

@@ -10,6 +10,7 @@ import pytest
 
 from codex_bridge.adapters.database import Connection, Cursor, Database, Write
 from codex_bridge.errors import StoreDamaged, StoreFailed
+from codex_bridge.limits import MAX_PAGE_CHARACTERS
 from codex_bridge.model import Message, Role
 from codex_bridge.store import (
     approvals,
@@ -159,15 +160,28 @@ class TestItems:
                 await database.commit(items.insert(1, f"t_{number % 2}", item, 100 + number), sync=False)
             await database.commit(items.insert(2, "t_0", {"id": "i_0"}, 1))
             for turn_id, expected in ((None, list(range(10))), ("t_1", [1, 3, 5, 7, 9]), ("t_9", [])):
-                found, after = [], None
-                while page := await database.read(items.select_page(1, 3, after, turn_id)):
-                    assert len(page) <= 3
+                found, after, has_more = [], None, True
+                while has_more:
+                    page, has_more = await database.read(items.select_page(1, 3, after, turn_id))
+                    assert len(page) == 3 or (len(page) < 3 and not has_more)
                     found += page
-                    after = page[-1].position
+                    after = page[-1].position if page else None
                 assert [row.item["n"] for row in found] == expected
                 assert [(row.turn_id, row.created_at) for row in found] == [
                     (f"t_{number % 2}", 100 + number) for number in expected
                 ]
+
+    @on_loop
+    async def test_a_page_of_large_items_ends_early(self, tmp_path: Path) -> None:
+        async with opened(tmp_path) as database:
+            await with_sessions(database, 1)
+            for number in range(5):
+                size = 10 if number == 3 else MAX_PAGE_CHARACTERS // 2
+                await database.commit(items.insert(1, "t", {"id": f"{number}", "text": "x" * size}, 1))
+            page, has_more = await database.read(items.select_page(1, 50))
+            assert ([row.item["id"] for row in page], has_more) == (["0", "1"], True)
+            page, has_more = await database.read(items.select_page(1, 50, page[-1].position))
+            assert ([row.item["id"] for row in page], has_more) == (["2", "3", "4"], False)
 
     @on_loop
     async def test_an_item_that_comes_again_takes_its_place(self, tmp_path: Path) -> None:
@@ -177,7 +191,8 @@ class TestItems:
             await database.commit(items.insert(1, "t", {"id": "b", "n": 1}, 6))
             await database.commit(items.insert(1, "t", {"id": "a", "n": 2}, 7))
             await database.commit(items.insert(1, "u", {"id": "a", "n": 3}, 8))
-            page = await database.read(items.select_page(1, 9))
+            page, has_more = await database.read(items.select_page(1, 9))
+            assert not has_more
             assert [(row.turn_id, row.item) for row in page] == [
                 ("t", {"id": "a", "n": 2}), ("t", {"id": "b", "n": 1}), ("u", {"id": "a", "n": 3}),
             ]  # fmt: skip

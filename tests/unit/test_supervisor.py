@@ -54,10 +54,10 @@ def test_each_state_can_be_reached_and_left() -> None:
 class Scene:
     """A runtime on a scripted Codex."""
 
-    def __init__(self, directory: Path, options: Json) -> None:
+    def __init__(self, directory: Path, options: Json, grace_s: float) -> None:
         self.fake = FakeCodex(directory / "fake-codex", options)
         environ = {"PATH": os.environ["PATH"], "TMPDIR": str(directory)}
-        self.runtime = AppServerRuntime(str(self.fake), environ, 0.3)
+        self.runtime = AppServerRuntime(str(self.fake), environ, grace_s)
         self.states: list[str] = []
         self.threads: dict[str, str] = {}
         self.events: dict[str, list[Event]] = {}
@@ -93,8 +93,8 @@ async def until(look: Callable[[], object]) -> None:
 
 
 @asynccontextmanager
-async def scene(directory: Path, **options: object) -> AsyncIterator[Scene]:
-    made = Scene(directory, options)
+async def scene(directory: Path, grace_s: float = 0.3, **options: object) -> AsyncIterator[Scene]:
+    made = Scene(directory, options, grace_s)
     try:
         yield made
     finally:
@@ -277,7 +277,7 @@ def test_the_end_comes_in_every_state(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_another_program_gets_what_is_new_and_the_old_one_finishes(tmp_path: Path) -> None:
     @on_loop
     async def check() -> None:
-        async with scene(tmp_path) as one:
+        async with scene(tmp_path, grace_s=10.0) as one:  # it stops by itself
             running = await one.begin("stay", "long", "long")
             old = one.info()["pid"]
             one.fake.upgrade(version="0.170.1")

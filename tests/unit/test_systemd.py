@@ -16,7 +16,7 @@ from codex_bridge.errors import ConfigError
 def manager(address: str) -> Iterator[socket.socket]:
     """A service manager's socket, for what comes at once."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as hears:
-        hears.settimeout(5)
+        hears.settimeout(30)
         hears.bind(address)
         yield hears
 

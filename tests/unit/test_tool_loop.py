@@ -4,7 +4,6 @@ import asyncio
 import json
 import threading
 from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,7 +23,6 @@ from codex_bridge.runtime import (
     ApprovalKind,
     ApprovalRequest,
     Decision,
-    OnOutput,
     TurnOutcome,
     TurnStatus,
     Utterance,
@@ -33,6 +31,7 @@ from codex_bridge.runtimes import loop_items, loop_turn
 from codex_bridge.runtimes.bridge_tools import BridgeTools
 from codex_bridge.runtimes.dialect import Dialect
 from codex_bridge.runtimes.model_tools import ModelTools
+from codex_bridge.values import replace
 from codex_bridge.workspace.tools import Place, Tools
 from tests.support.images import png
 from tests.support.loops import BEGIN, END, NoSandbox, Player, SmallTools, player
@@ -904,10 +903,8 @@ class ManyEdits(tuple[FileEdit, ...]):
 class ManyEditsTools(SmallTools):
     """Their edits may be hundreds of large files."""
 
-    async def run(
-        self, name: str, arguments: dict[str, Any], place: Place, on_output: OnOutput | None = None
-    ) -> ToolResult:
-        result = await super().run(name, arguments, place, on_output)
+    async def apply_patch(self, arguments: dict[str, Any], place: Place, shown: ToolResult) -> ToolResult:
+        result = await super().apply_patch(arguments, place, shown)
         return replace(result, edits=ManyEdits(result.edits))
 
 

@@ -35,7 +35,7 @@ async def test_a_session_whose_message_is_being_stored_is_in_use(tmp_path: Path)
         service = waiting_turns(one)
         with held() as hold:
             one.database.post(hold)
-            message = NewMessage("x", Prompt("x"))
+            message = NewMessage("x", Prompt("x", (), {}))
             sending = asyncio.create_task(service.submit(live, message, lambda taken, after: ()))
             await asyncio.sleep(0)  # it is on its way
             deleting = asyncio.create_task(service.delete_unused_session(live.session.id))
@@ -59,7 +59,9 @@ async def test_a_message_that_is_overtaken_while_it_is_stored_stays_behind_after
             sent = [
                 asyncio.create_task(
                     service.submit(
-                        live, NewMessage(text, Prompt(text), (), WhenBusy.QUEUE), lambda taken, after: ()
+                        live,
+                        NewMessage(text, Prompt(text, (), {}), (), WhenBusy.QUEUE),
+                        lambda taken, after: (),
                     )
                 )
                 for text in ("first", "second")
