@@ -43,8 +43,9 @@ class Calls:
 
     def __init__(self) -> None:
         self._calls: list[Call] = []
-        # By index, the one whose pieces came last.
+        # By index, the one whose pieces came last; by id, the first that has it.
         self._open: dict[int, Call] = {}
+        self._by_id: dict[str, Call] = {}
         # Characters of arguments that were looked through for their end.
         self._looked_through = 0
 
@@ -57,15 +58,20 @@ class Calls:
     def add(self, piece: CallPiece) -> None:
         """Take the next piece; raise `UpstreamFailed` when there is no end to the calls."""
         call = self._open.get(piece.index)
-        if call is None or self._begins_another(call, piece):
+        if call is not None and self._is_of_another(call, piece):
+            call = self._by_id.get(piece.id)
+        if call is None:
             if len(self._calls) == MAX_TURN_CALLS:
                 message = f"The model's answer has more than {MAX_TURN_CALLS} tool calls."
                 raise UpstreamFailed(message, passes=False)
-            call = self._open[piece.index] = Call()
+            call = Call()
             self._calls.append(call)
+        self._open[piece.index] = call
+        if piece.id:
+            self._by_id.setdefault(piece.id, call)
         call.add(piece)
 
-    def _begins_another(self, call: Call, piece: CallPiece) -> bool:
+    def _is_of_another(self, call: Call, piece: CallPiece) -> bool:
         """Say whether a piece at the index of a call belongs to another one."""
         if piece.id and call.id:
             return piece.id != call.id

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from ..adapters.database import Connection, Query, Write
+from ..adapters.database import Query, Write
 from ..values import value
+from .statements import execute, find
 
 _COLUMNS = "scope, key, digest, status, body, created_at"
 
@@ -22,21 +23,14 @@ class IdempotencyRow:
 
 def insert(row: IdempotencyRow) -> Write:
     """Store an answer. A key that is there already fails the transaction."""
-    values = (row.scope, row.key, row.digest, row.status, row.body, row.created_at)
-
-    def write(connection: Connection) -> None:
-        connection.execute(f"INSERT INTO idempotency ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)", values)
-
-    return write
+    return execute(
+        f"INSERT INTO idempotency ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)",
+        row.scope, row.key, row.digest, row.status, row.body, row.created_at,
+    )  # fmt: skip
 
 
 def select(scope: str, key: str) -> Query[IdempotencyRow | None]:
     """Find the answer that was given to a key."""
-
-    def query(connection: Connection) -> IdempotencyRow | None:
-        found = connection.execute(
-            f"SELECT {_COLUMNS} FROM idempotency WHERE scope = ? AND key = ?", (scope, key)
-        ).fetchone()
-        return None if found is None else IdempotencyRow(*found)
-
-    return query
+    return find(
+        f"SELECT {_COLUMNS} FROM idempotency WHERE scope = ? AND key = ?", scope, key, make=IdempotencyRow
+    )

@@ -9,6 +9,7 @@ from ..limits import MAX_PAGE_CHARACTERS
 from ..values import value
 from .columns import decode, encode
 from .sessions import WHERE_SESSION
+from .statements import execute
 
 
 @value
@@ -23,17 +24,12 @@ class ItemRow:
 
 def insert(session_key: int, turn_id: str, item: dict[str, Any], created_at: int) -> Write:
     """Store an item; one of the same id takes the place of what the turn had under it."""
-    values = (session_key, turn_id, str(item.get("id", "")), created_at, encode(item), session_key)
-
-    def write(connection: Connection) -> None:
-        connection.execute(
-            "INSERT INTO items (session_key, turn_id, item_id, created_at, item)"
-            f" SELECT ?, ?, ?, ?, ? {WHERE_SESSION}"
-            " ON CONFLICT (session_key, turn_id, item_id) DO UPDATE SET item = excluded.item",
-            values,
-        )
-
-    return write
+    return execute(
+        "INSERT INTO items (session_key, turn_id, item_id, created_at, item)"
+        f" SELECT ?, ?, ?, ?, ? {WHERE_SESSION}"
+        " ON CONFLICT (session_key, turn_id, item_id) DO UPDATE SET item = excluded.item",
+        session_key, turn_id, str(item.get("id", "")), created_at, encode(item), session_key,
+    )  # fmt: skip
 
 
 def select_page(

@@ -8,6 +8,7 @@ from ..adapters.database import Connection, Query, Write
 from ..model import Message, Role
 from .columns import decode, encode
 from .sessions import WHERE_SESSION
+from .statements import execute, find_all
 
 _COLUMNS = "id, role, text, turn_id, created_at, attachments, incomplete"
 
@@ -20,51 +21,33 @@ def insert(session_key: int, position: int, message: Message) -> Write:
         message.id, message.role.value, text, message.turn_id, message.created_at, encode(message.attachments or None), message.incomplete,
         session_key, position, session_key,
     )  # fmt: skip
-
-    def write(connection: Connection) -> None:
-        connection.execute(
-            f"INSERT INTO messages ({_COLUMNS}, session_key, position) SELECT ?, ?, ?, ?, ?, ?, ?, ?, ? {WHERE_SESSION}",
-            values,
-        )
-
-    return write
+    return execute(
+        f"INSERT INTO messages ({_COLUMNS}, session_key, position) SELECT ?, ?, ?, ?, ?, ?, ?, ?, ? {WHERE_SESSION}",
+        *values,
+    )
 
 
 def move(session_key: int, position: int, to: int) -> Write:
     """Give a message another place in its session, which is free."""
-
-    def write(connection: Connection) -> None:
-        connection.execute(
-            "UPDATE messages SET position = ? WHERE session_key = ? AND position = ?",
-            (to, session_key, position),
-        )
-
-    return write
+    return execute(
+        "UPDATE messages SET position = ? WHERE session_key = ? AND position = ?", to, session_key, position
+    )
 
 
 def select(session_key: int) -> Query[list[Message]]:
     """Find all messages of a session, the first one first."""
-
-    def query(connection: Connection) -> list[Message]:
-        found = connection.execute(
-            f"SELECT {_COLUMNS} FROM messages WHERE session_key = ? ORDER BY position", (session_key,)
-        )
-        return [_message(row) for row in found]
-
-    return query
+    return find_all(
+        f"SELECT {_COLUMNS} FROM messages WHERE session_key = ? ORDER BY position", session_key, make=_message
+    )
 
 
 def select_newest(session_key: int, limit: int) -> Query[list[Message]]:
     """Find the newest messages of a session, up to `limit`, the oldest of them first."""
-
-    def query(connection: Connection) -> list[Message]:
-        found = connection.execute(
-            f"SELECT {_COLUMNS} FROM messages WHERE session_key = ? ORDER BY position DESC LIMIT ?",
-            (session_key, limit),
-        )
-        return [_message(row) for row in found][::-1]
-
-    return query
+    newest = find_all(
+        f"SELECT {_COLUMNS} FROM messages WHERE session_key = ? ORDER BY position DESC LIMIT ?",
+        session_key, limit, make=_message,
+    )  # fmt: skip
+    return lambda connection: newest(connection)[::-1]
 
 
 def next_position(session_key: int) -> Query[int]:
@@ -79,7 +62,7 @@ def next_position(session_key: int) -> Query[int]:
     return query
 
 
-def _message(row: Any) -> Message:
+def _message(*row: Any) -> Message:
     message_id, role, text, turn_id, created_at, attachments, incomplete = row
     return Message(
         message_id, Role(role), text, turn_id, created_at,

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from ..adapters.database import Connection, Query, Write
+from ..adapters.database import Query, Write
+from .statements import execute, find
 
 
 def get(name: str) -> Query[str | None]:
     """Find a value."""
-
-    def query(connection: Connection) -> str | None:
-        found = connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
-        return None if found is None else found[0]
-
-    return query
+    return find("SELECT value FROM meta WHERE name = ?", name, make=str)
 
 
 def set(name: str, value: str) -> Write:
     """Store a value in place of what was there."""
-
-    def write(connection: Connection) -> None:
-        connection.execute("INSERT OR REPLACE INTO meta (name, value) VALUES (?, ?)", (name, value))
-
-    return write
+    return execute("INSERT OR REPLACE INTO meta (name, value) VALUES (?, ?)", name, value)

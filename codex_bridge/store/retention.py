@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from ..adapters.database import Connection, Query, Write
 from ..values import value
+from .statements import execute_for_each, find_all
 
 # The tables that hold rows of a session, the largest first, and what tells how large a row is.
 _TABLES = (
@@ -30,16 +31,11 @@ class Unused:
 def select_least_used(limit: int, after: Unused | None = None) -> Query[list[Unused]]:
     """Find the sessions that were used longest ago, behind `after`."""
     values = (-1, 0) if after is None else (after.updated_at, after.key)
-
-    def query(connection: Connection) -> list[Unused]:
-        found = connection.execute(
-            "SELECT updated_at, key, id FROM sessions WHERE (updated_at, key) > (?, ?)"
-            " ORDER BY updated_at, key LIMIT ?",
-            (*values, limit),
-        )
-        return [Unused(*row) for row in found]
-
-    return query
+    return find_all(
+        "SELECT updated_at, key, id FROM sessions WHERE (updated_at, key) > (?, ?)"
+        " ORDER BY updated_at, key LIMIT ?",
+        *values, limit, make=Unused,
+    )  # fmt: skip
 
 
 def has_garbage() -> Query[bool]:
@@ -133,33 +129,22 @@ def _last_old_chunk(
 
 def delete_chunks(ids: list[int]) -> Write:
     """Delete chunks of events."""
-
-    def write(connection: Connection) -> None:
-        connection.executemany("DELETE FROM events WHERE id = ?", [(one,) for one in ids])
-
-    return write
+    return execute_for_each("DELETE FROM events WHERE id = ?", ids)
 
 
 def select_old_answers(before: int, limit: int) -> Query[list[int]]:
     """Find some of the answers to idempotency keys that were given before a time."""
-
-    def query(connection: Connection) -> list[int]:
-        found = connection.execute(
-            "SELECT position FROM idempotency WHERE created_at < ? ORDER BY created_at LIMIT ?",
-            (before, limit),
-        )
-        return [row[0] for row in found]
-
-    return query
+    return find_all(
+        "SELECT position FROM idempotency WHERE created_at < ? ORDER BY created_at LIMIT ?",
+        before,
+        limit,
+        make=int,
+    )
 
 
 def delete_answers(positions: list[int]) -> Write:
     """Delete answers to idempotency keys."""
-
-    def write(connection: Connection) -> None:
-        connection.executemany("DELETE FROM idempotency WHERE position = ?", [(one,) for one in positions])
-
-    return write
+    return execute_for_each("DELETE FROM idempotency WHERE position = ?", positions)
 
 
 def select_free_pages() -> Query[tuple[int, int]]:

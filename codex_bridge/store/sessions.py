@@ -7,6 +7,7 @@ from typing import Any
 from ..adapters.database import Connection, Query, Write
 from ..values import value
 from .columns import decode, encode
+from .statements import execute, find, find_all
 
 # The end of an INSERT ... SELECT of what belongs to a session: of one that was deleted nothing is stored any more.
 WHERE_SESSION = "WHERE EXISTS (SELECT 1 FROM sessions WHERE key = ?)"
@@ -28,65 +29,41 @@ class SessionRow:
 
 def insert(row: SessionRow) -> Write:
     """Store a new session; its key is larger than `last_key`."""
-    values = (row.key, row.id, row.epoch, row.seq, row.created_at, row.updated_at, encode(row.state))
-
-    def write(connection: Connection) -> None:
-        connection.execute(f"INSERT INTO sessions ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)", values)
-
-    return write
+    return execute(
+        f"INSERT INTO sessions ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        row.key, row.id, row.epoch, row.seq, row.created_at, row.updated_at, encode(row.state),
+    )  # fmt: skip
 
 
 def update(row: SessionRow) -> Write:
     """Store what a session is now; nothing when it was deleted."""
-    values = (row.epoch, row.seq, row.updated_at, encode(row.state), row.key)
-
-    def write(connection: Connection) -> None:
-        connection.execute(
-            "UPDATE sessions SET epoch = ?, seq = ?, updated_at = ?, state = ? WHERE key = ?", values
-        )
-
-    return write
+    return execute(
+        "UPDATE sessions SET epoch = ?, seq = ?, updated_at = ?, state = ? WHERE key = ?",
+        row.epoch, row.seq, row.updated_at, encode(row.state), row.key,
+    )  # fmt: skip
 
 
 def select(session_id: str) -> Query[SessionRow | None]:
     """Find a session by its id."""
-
-    def query(connection: Connection) -> SessionRow | None:
-        found = connection.execute(f"SELECT {_COLUMNS} FROM sessions WHERE id = ?", (session_id,)).fetchone()
-        return None if found is None else _row(found)
-
-    return query
+    return find(f"SELECT {_COLUMNS} FROM sessions WHERE id = ?", session_id, make=_row)
 
 
 def select_page(limit: int, before_key: int | None = None) -> Query[list[str]]:
     """Find the ids of up to `limit` sessions, newest first, made before the one of `before_key`."""
-    sql = "SELECT id FROM sessions WHERE key < ? ORDER BY key DESC LIMIT ?"
-    values = (_LAST if before_key is None else before_key, limit)
-
-    def query(connection: Connection) -> list[str]:
-        return [found[0] for found in connection.execute(sql, values)]
-
-    return query
+    before = _LAST if before_key is None else before_key
+    return find_all(
+        "SELECT id FROM sessions WHERE key < ? ORDER BY key DESC LIMIT ?", before, limit, make=str
+    )
 
 
 def select_key(session_id: str) -> Query[int | None]:
     """Find the key of a session."""
-
-    def query(connection: Connection) -> int | None:
-        found = connection.execute("SELECT key FROM sessions WHERE id = ?", (session_id,)).fetchone()
-        return None if found is None else found[0]
-
-    return query
+    return find("SELECT key FROM sessions WHERE id = ?", session_id, make=int)
 
 
 def select_id(key: int) -> Query[str | None]:
     """Find the id of a session by its key."""
-
-    def query(connection: Connection) -> str | None:
-        found = connection.execute("SELECT id FROM sessions WHERE key = ?", (key,)).fetchone()
-        return None if found is None else found[0]
-
-    return query
+    return find("SELECT id FROM sessions WHERE key = ?", key, make=str)
 
 
 def count() -> Query[int]:
@@ -135,6 +112,6 @@ def delete_all() -> Write:
 _LAST = (1 << 63) - 1
 
 
-def _row(found: Any) -> SessionRow:
+def _row(*found: Any) -> SessionRow:
     key, session_id, epoch, seq, created_at, updated_at, state = found
     return SessionRow(key, session_id, epoch, seq, created_at, updated_at, decode(state))

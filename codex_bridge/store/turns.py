@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..adapters.database import Connection, Query, Write
+from ..adapters.database import Query, Write
 from ..errors import StoreDamaged
 from ..values import value
 from .columns import decode, encode
 from .sessions import WHERE_SESSION
+from .statements import execute, find_all
 
 _COLUMNS = "id, session_key, status, request, created_at, started_at, ended_at, error"
 # In these words, or SQLite does not see that its index holds just these.
@@ -36,13 +37,7 @@ def insert(row: TurnRow) -> Write:
         row.id, row.session_key, row.status, encode(row.request), row.created_at, row.started_at, row.ended_at,
         encode(row.error), row.session_key,
     )  # fmt: skip
-
-    def write(connection: Connection) -> None:
-        connection.execute(
-            f"INSERT INTO turns ({_COLUMNS}) SELECT ?, ?, ?, ?, ?, ?, ?, ? {WHERE_SESSION}", values
-        )
-
-    return write
+    return execute(f"INSERT INTO turns ({_COLUMNS}) SELECT ?, ?, ?, ?, ?, ?, ?, ? {WHERE_SESSION}", *values)
 
 
 def update(
@@ -54,32 +49,23 @@ def update(
     error: dict[str, Any] | None = None,
 ) -> Write:
     """Store a turn's new status; what is None stays as it is. The request of a turn that ends is forgotten."""
-    values = (status, started_at, ended_at, encode(error), ended_at, turn_id)
-
-    def write(connection: Connection) -> None:
-        connection.execute(
-            "UPDATE turns SET status = ?, started_at = coalesce(?, started_at), ended_at = coalesce(?, ended_at),"
-            " error = coalesce(?, error), request = CASE WHEN ? IS NULL THEN request END WHERE id = ?",
-            values,
-        )
-
-    return write
+    return execute(
+        "UPDATE turns SET status = ?, started_at = coalesce(?, started_at), ended_at = coalesce(?, ended_at),"
+        " error = coalesce(?, error), request = CASE WHEN ? IS NULL THEN request END WHERE id = ?",
+        status, started_at, ended_at, encode(error), ended_at, turn_id,
+    )  # fmt: skip
 
 
 def select_unfinished() -> Query[list[TurnRow]]:
     """Find the queued and running turns of all sessions, in the order in which they came; also damaged ones."""
-
-    def query(connection: Connection) -> list[TurnRow]:
-        found = connection.execute(
-            f"SELECT {_COLUMNS} FROM turns WHERE {_UNFINISHED}"
-            " AND EXISTS (SELECT 1 FROM sessions WHERE key = session_key) ORDER BY position"
-        )
-        return [_row(row) for row in found]
-
-    return query
+    return find_all(
+        f"SELECT {_COLUMNS} FROM turns WHERE {_UNFINISHED}"
+        " AND EXISTS (SELECT 1 FROM sessions WHERE key = session_key) ORDER BY position",
+        make=_row,
+    )
 
 
-def _row(row: Any) -> TurnRow:
+def _row(*row: Any) -> TurnRow:
     turn_id, session_key, status, request, created_at, started_at, ended_at, error = row
     try:
         wanted, damage = decode(request), None

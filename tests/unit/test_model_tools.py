@@ -48,6 +48,11 @@ B: tuple[str, str, dict[str, Any]] = ("b", "list_files", {})
         ],
         # The same index for all.
         [of(CallPiece(0, "a", "read_file", '{"path": "x"}')), of(CallPiece(0, "b", "list_files", "{}"))],
+        # The same index for all, and mixed.
+        [
+            of(CallPiece(0, "a", "read_file", '{"pa')), of(CallPiece(0, "b", "list_files", "{")), of(CallPiece(0, "a", "", 'th": "x"}')),
+            of(CallPiece(0, "b", "", "}")),
+        ],
         # Neither an id nor an index of its own.
         [of(CallPiece(0, "", "read_file", '{"path": "x"}')), of(CallPiece(0, "", "list_files", "{}"))],
         # Encoded twice.
