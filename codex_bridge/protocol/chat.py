@@ -12,7 +12,13 @@ from typing import Any
 
 from .. import log
 from ..errors import BridgeError, CodexFailed, UpstreamFailed
-from ..limits import MAX_CHOICE_CHARACTERS, MAX_UPSTREAM_MESSAGE_CHARACTERS
+from ..limits import (
+    MAX_CHOICE_CHARACTERS,
+    MAX_MODEL_ANSWER_CHARACTERS,
+    MAX_TURN_CALLS,
+    MAX_UPSTREAM_MESSAGE_CHARACTERS,
+)
+from ..model import new_id
 from . import json_codec
 from .jsonrpc import LineSplitter
 
@@ -56,6 +62,92 @@ class ChatDelta:
         """How long it is, in characters; a call counts also where it says nothing, as a flood of them must end as well."""
         calls = sum(len(piece.arguments) + len(piece.id) + len(piece.name) + 1 for piece in self.calls)
         return len(self.text) + len(self.reasoning) + calls
+
+
+class Call:
+    """A tool call as its pieces come in."""
+
+    def __init__(self) -> None:
+        self.id = ""
+        self.name = ""
+        self._arguments: list[str] = []
+
+    def add(self, piece: CallPiece) -> None:
+        self.id = self.id or piece.id  # some say both with each piece
+        self.name = self.name or piece.name
+        if piece.arguments:
+            self._arguments.append(piece.arguments)
+
+    @property
+    def may_be_complete(self) -> bool:
+        return bool(self._arguments) and self._arguments[-1].endswith("}")
+
+    @property
+    def arguments(self) -> str:
+        return "".join(self._arguments)
+
+
+class Calls:
+    """The tool calls of one answer, put together: not all upstreams count them, or say the same with each piece."""
+
+    def __init__(self) -> None:
+        # By their index, or behind all others where it was taken.
+        self._calls: dict[int, Call] = {}
+        # The newest one with an index, and the first one with an id.
+        self._newest: dict[int, Call] = {}
+        self._by_id: dict[str, Call] = {}
+        # Characters that were looked through for a call's end.
+        self._looked_through = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._calls)
+
+    def add(self, piece: CallPiece) -> None:
+        """Take the next piece."""
+        call = self._newest.get(piece.index)
+        if call is not None and self._is_of_another(call, piece):
+            call = self._by_id.get(piece.id)
+        if call is None:
+            # One more than a turn may make tells that there were too many.
+            if len(self._calls) > MAX_TURN_CALLS:
+                return
+            call = Call()
+            place = piece.index if piece.index not in self._calls else 1 + max(self._calls)
+            self._calls[place] = call
+        self._newest[piece.index] = call
+        if piece.id:
+            self._by_id.setdefault(piece.id, call)
+        call.add(piece)
+
+    def named_apart(self) -> list[Call]:
+        """Return the calls in their order, each with an id that no other has."""
+        seen: set[str] = set()
+        calls = [call for _, call in sorted(self._calls.items())]
+        for call in calls:
+            call.id = call.id if call.id and call.id not in seen else new_id("call")
+            seen.add(call.id)
+        return calls
+
+    def _is_of_another(self, call: Call, piece: CallPiece) -> bool:
+        """Say whether a piece with the same index as a call is of another one."""
+        if piece.id and call.id:
+            return piece.id != call.id
+        # Without an id a name begins a call, where it does not come with each piece: to look for the end of a long one
+        # with each would take without end.
+        may_begin = piece.name and not piece.id and call.may_be_complete
+        if not may_begin or self._looked_through > MAX_MODEL_ANSWER_CHARACTERS:
+            return False
+        arguments = call.arguments
+        self._looked_through += len(arguments)
+        return _is_json(arguments)
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json_codec.decode(text.encode(errors="replace"))
+    except BridgeError:
+        return False
+    return True
 
 
 class ChatReader:

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..errors import InvalidJson, UpstreamFailed
-from ..limits import MAX_LINE_BYTES, MAX_MODEL_ANSWER_CHARACTERS
+from ..errors import UpstreamFailed
+from ..limits import MAX_LINE_BYTES, MAX_MODEL_ANSWER_CHARACTERS, MAX_TURN_CALLS
 from ..model import new_id
 from . import json_codec
-from .chat import CallPiece, ChatDelta, ChatReader, Json, read_chunk
+from .chat import Calls, ChatDelta, ChatReader, Json, read_chunk
 from .chat_request import ToolBook
 from .openai import Usage, read_chat_usage
 
@@ -25,75 +25,6 @@ _CUT = {
     "length": ("max_output_tokens", "it is longer than the model or the upstream allows"),
     "content_filter": ("content_filter", "the upstream's content filter stopped it"),
 }
-
-
-class _Call:
-    """A tool call as its pieces come in."""
-
-    def __init__(self, piece: CallPiece) -> None:
-        self.id = piece.id
-        self.name = ""
-        self._arguments: list[str] = []
-        self.add(piece)
-
-    def add(self, piece: CallPiece) -> None:
-        self.id = self.id or piece.id
-        self.name = self.name or piece.name  # some say it with each piece
-        if piece.arguments:
-            self._arguments.append(piece.arguments)
-
-    def is_followed_by(self, piece: CallPiece) -> bool:
-        """Say whether a piece at the same index begins another call: not all upstreams count."""
-        if piece.id and self.id:
-            return piece.id != self.id
-        # Without an id a name begins one, where it does not come with each piece.
-        return bool(piece.name and not piece.id) and _is_json(self.arguments)
-
-    @property
-    def arguments(self) -> str:
-        return "".join(self._arguments)
-
-
-def _is_json(text: str) -> bool:
-    if not text.endswith("}"):
-        return False
-    try:
-        json_codec.decode(text.encode(errors="replace"))
-    except InvalidJson:
-        return False
-    return True
-
-
-class Calls:
-    """The tool calls of one answer, put together."""
-
-    def __init__(self) -> None:
-        self._calls: list[_Call] = []
-        self._open: dict[int, _Call] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._calls)
-
-    def add(self, piece: CallPiece) -> None:
-        """Take the next piece."""
-        call = self._open.get(piece.index)
-        if call is not None and not call.is_followed_by(piece):
-            call.add(piece)
-            return
-        self._open[piece.index] = call = _Call(piece)
-        self._calls.append(call)
-
-    def to_items(self, tools: ToolBook) -> list[Json]:
-        """Return the calls as Codex's items. One without an id gets one, one without a name is no call."""
-        seen: set[str] = set()
-        items = []
-        for call in self._calls:
-            if not call.name:
-                continue
-            call_id = call.id if call.id and call.id not in seen else new_id("call")
-            seen.add(call_id)
-            items.append(tools.to_item(call.name, call.arguments, call_id))
-        return items
 
 
 class _Item:
@@ -201,13 +132,21 @@ class ChatAnswer:
         said += self._end_item()
         if reason in _CUT:
             return said + self._end_cut(reason)
-        calls = self._calls.to_items(self._tools)
+        calls = self._call_items()
         if not calls and not self._has_spoken:
             raise UpstreamFailed("The upstream's answer is empty.")
         for item in calls:
             said += _event("response.output_item.done", output_index=self._items, item=item)
             self._items += 1
         return said + self._end("response.completed", {"status": "completed"})
+
+    def _call_items(self) -> list[Json]:
+        """Return the calls as Codex's items. One without an id gets one, one without a name is no call."""
+        calls = self._calls.named_apart()
+        if len(calls) > MAX_TURN_CALLS:
+            message = f"The model's answer has more than {MAX_TURN_CALLS} tool calls."
+            raise UpstreamFailed(message, passes=False)
+        return [self._tools.to_item(call.name, call.arguments, call.id) for call in calls if call.name]
 
     def _end_cut(self, finish_reason: str) -> bytes:
         name, why = _CUT[finish_reason]

@@ -13,6 +13,7 @@ except ImportError:
     orjson = None  # type: ignore[assignment]
 
 from ..errors import InvalidJson
+from ..limits import MAX_READ_JSON_DEPTH
 
 # An escaped surrogate may be unpaired; such text has no UTF-8 form and must not travel on.
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -37,6 +38,15 @@ def decode(data: bytes) -> Any:
 
     With orjson an integer over 64 bits becomes a float.
     """
+    value = _read(data)
+    # Most texts have not so many brackets in all.
+    brackets = data.count(b"{") + data.count(b"[")
+    if brackets > MAX_READ_JSON_DEPTH and is_deeper_than(value, MAX_READ_JSON_DEPTH):
+        raise _too_deep()
+    return value
+
+
+def _read(data: bytes) -> Any:
     try:
         if orjson is not None:
             return orjson.loads(data)
@@ -47,9 +57,13 @@ def decode(data: bytes) -> Any:
     except UnicodeError:
         raise InvalidJson("The JSON text is not valid UTF-8 text.") from None
     except RecursionError:
-        raise InvalidJson("The JSON text is nested too deeply.") from None
+        raise _too_deep() from None
     except ValueError as problem:
         raise InvalidJson(f"The JSON text cannot be read: {problem}.") from None
+
+
+def _too_deep() -> InvalidJson:
+    return InvalidJson("The JSON text is nested too deeply.")
 
 
 def is_deeper_than(value: Any, limit: int) -> bool:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from ..errors import InvalidJson
-from ..limits import MAX_TURN_CALLS
-from ..model import new_id
 from ..protocol import json_codec
-from ..protocol.chat import CallPiece, ChatDelta
+from ..protocol.chat import Calls, ChatDelta
 from ..protocol.tools import ToolResult
 from .dialect import OFFERED, AnswerReader, Reply, ToolCall, result_text
 
@@ -76,28 +73,19 @@ class ModelTools:
         return ""
 
 
-@dataclass(slots=True)
-class _Growing:
-    """A call that is still being assembled."""
-
-    id: str
-    name: str
-    arguments: list[str]
-
-
 class _Reader:
     """Reads one answer: its text is shown as it comes, the pieces of its calls are joined."""
 
     def __init__(self) -> None:
         self._text: list[str] = []
-        self._calls: dict[int, _Growing] = {}
+        self._calls = Calls()
         self._finish = ""
 
     def feed(self, delta: ChatDelta) -> str:
         """Take the next delta; all text is shown at once."""
         self._finish = delta.finish_reason or self._finish
         for piece in delta.calls:
-            self._add(piece)
+            self._calls.add(piece)
         self._text.append(delta.text)
         return delta.text
 
@@ -116,33 +104,12 @@ class _Reader:
             problem = _IN_TEXT
         return "", Reply(text, (), message, problem)
 
-    def _add(self, piece: CallPiece) -> None:
-        """Join a piece with its call. Some upstreams give each call of an answer the same index, and an id of its own."""
-        index = piece.index
-        known = self._calls.get(index)
-        if known is not None and piece.id and known.id and piece.id != known.id:
-            index = next(
-                (at for at, call in self._calls.items() if call.id == piece.id), 1 + max(self._calls)
-            )
-            known = self._calls.get(index)
-        if known is None:
-            # One more than a turn may make tells that there were too many.
-            if len(self._calls) > MAX_TURN_CALLS:
-                return
-            known = self._calls[index] = _Growing("", "", [])
-        # Some repeat id and name with each piece.
-        known.id = known.id or piece.id
-        known.name = known.name or piece.name
-        known.arguments.append(piece.arguments)
-
     def _read_calls(self) -> tuple[ToolCall, ...]:
-        calls: list[ToolCall] = []
-        for _, growing in sorted(self._calls.items()):
-            arguments, problem = _read_arguments("".join(growing.arguments), self._finish == "length")
-            is_taken = any(call.id == growing.id for call in calls)
-            call_id = new_id("call") if is_taken or not growing.id else growing.id
-            calls.append(ToolCall(call_id, growing.name, arguments, problem))
-        return tuple(calls)
+        is_cut = self._finish == "length"
+        return tuple(
+            ToolCall(call.id, call.name, *_read_arguments(call.arguments, is_cut))
+            for call in self._calls.named_apart()
+        )
 
 
 def _read_arguments(text: str, is_cut: bool) -> tuple[Json, str | None]:

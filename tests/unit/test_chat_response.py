@@ -292,6 +292,14 @@ def test_a_completion_without_end_is_not_gathered_for_ever(monkeypatch: pytest.M
         words.feed(b" ")
 
 
+def test_a_flood_of_calls_is_no_answer() -> None:
+    flood = [call(at, f"c{at}", "run", "{}") for at in range(limits.MAX_TURN_CALLS + 1)]
+    assert len(translate([*flood[:-1], STOP])) == limits.MAX_TURN_CALLS + 2
+    with pytest.raises(UpstreamFailed, match="more than 500 tool calls") as failed:
+        translate([*flood, STOP])
+    assert failed.value.details["passes"] is False
+
+
 def test_the_place_of_the_reasoning_is_told() -> None:
     for field in ("reasoning", "reasoning_content"):
         words = answer()

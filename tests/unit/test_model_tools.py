@@ -47,6 +47,11 @@ B: tuple[str, str, dict[str, Any]] = ("b", "list_files", {})
         ],
         # The same index for all.
         [of(CallPiece(0, "a", "read_file", '{"path": "x"}')), of(CallPiece(0, "b", "list_files", "{}"))],
+        # The same index for all, and mixed.
+        [
+            of(CallPiece(0, "a", "read_file", '{"pa')), of(CallPiece(0, "b", "list_files", "{")), of(CallPiece(0, "a", "", 'th": "x"}')),
+            of(CallPiece(0, "b", "", "}")),
+        ],
         # Encoded twice.
         [of(CallPiece(0, "a", "read_file", r'"{\"path\": \"x\"}"'), CallPiece(1, "b", "list_files", "  "))],
     ],
@@ -64,6 +69,14 @@ def test_each_call_has_an_id_of_its_own() -> None:
     ids = [call.id for call in reply.calls]
     assert len(set(ids)) == len(ids)
     assert all(ids)
+
+
+def test_calls_without_index_and_id_are_told_apart_by_their_names() -> None:
+    reply = read(of(CallPiece(0, "", "read_file", '{"path": "x"}')), of(CallPiece(0, "", "list_files", "{}")))
+    assert [(call.name, call.arguments, call.problem) for call in reply.calls] == [
+        (*A[1:], None),
+        (*B[1:], None),
+    ]
 
 
 @pytest.mark.parametrize("broken", ['{"path"', "[]", "7", '"x"', '"\\"x\\""', "{'path': 'x'}"])
