@@ -88,9 +88,9 @@ async def off_loop(work: Callable[[Watch], T], seconds: float) -> T:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
         watch.stop()
+        task.add_done_callback(_forget)
         # A disk that hangs must not keep the turn from ending.
         await asyncio.wait([task], timeout=TOOL_END_S)
-        task.add_done_callback(_forget)
         raise
 
 
