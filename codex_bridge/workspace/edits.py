@@ -20,6 +20,7 @@ from typing import Any
 from ..limits import (
     FILE_TOOL_S,
     MAX_DIFF_CHARACTERS,
+    MAX_LIST_DEPTH,
     MAX_PATCHED_BYTES,
     MAX_PATCHED_FILE_BYTES,
     MAX_PATCHED_FILES,
@@ -257,6 +258,11 @@ class _Plan:
         if ".git" in names or (spot.parts and spot.parts[0] in _PROTECTED_AT_ROOT) or self._is_in_git(spot):
             raise Refused(
                 "protected", f"{told(path)}: .git, .codex and .agents may be read here, but not changed."
+            )
+        if spot.info is None and len(spot.parts) > MAX_LIST_DEPTH:
+            # Each step of the writer goes all the way from the root.
+            raise Refused(
+                "invalid_path", f"{told(path)}: expected at most {MAX_LIST_DEPTH} names in a new path."
             )
         if spot.info is not None and not spot.info.st_mode & 0o222:
             raise Refused("read_only", f"{told(path)}: the file is write-protected.")
