@@ -68,17 +68,17 @@ def _too_deep() -> InvalidJson:
 
 def is_deeper_than(value: Any, limit: int) -> bool:
     """Say whether lists and objects are nested more than `limit` levels deep."""
-    level = [value]
+    level = [value] if isinstance(value, (dict, list)) else []
     for _ in range(limit):
+        if not level:
+            break
         level = [
             inner
             for outer in level
-            if isinstance(outer, (dict, list))
             for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, (dict, list))
         ]
-        if not level:
-            return False
-    return any(isinstance(inner, (dict, list)) for inner in level)
+    return bool(level)
 
 
 def _finite(text: str) -> float:
