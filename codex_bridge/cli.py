@@ -116,7 +116,7 @@ def _doctor(options: argparse.Namespace) -> int:
         print(json.dumps([check.to_json() for check in checks], indent=2))
     else:
         for check in checks:
-            print(f"{check.status:<8} {check.name:<9} {check.message}")
+            print(f"{check.status:<8} {check.name:<9} {log.printable(check.message)}")
     return 1 if any(check.status in ("failed", "unknown") for check in checks) else 0
 
 
@@ -141,6 +141,8 @@ def _verify(options: argparse.Namespace) -> int:
 
 def _tell_step(progress: dict[str, Any]) -> None:
     """Print what a verification begins, where somebody watches, and what it has found."""
+    from . import log
+
     name = progress["step"]
     if progress["status"] == "running":
         if sys.stderr.isatty():
@@ -149,7 +151,8 @@ def _tell_step(progress: dict[str, Any]) -> None:
     verdict = progress.get("readiness", progress["status"])
     seconds = f"{progress['duration_ms'] / 1000:.1f} s"
     row = f"{verdict:<13}{name:<14}{seconds:>8}  "
-    print(row + _fold(progress["evidence"], len(row)), flush=True)
+    # A model's words, or an upstream's, must not command the terminal.
+    print(row + _fold(log.printable(progress["evidence"]), len(row)), flush=True)
 
 
 def _fold(text: str, indent: int) -> str:

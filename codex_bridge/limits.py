@@ -12,6 +12,9 @@ MAX_HEADER_COUNT = 100
 MAX_BODY_BYTES = 8 * MIB
 # What a session holds is encoded again and again; encoders give up at some hundred levels.
 MAX_JSON_DEPTH = 64
+# Any other JSON that is read: what is read is also written, within something larger, and orjson writes 254 levels, the
+# standard library as many as the stack has left.
+MAX_READ_JSON_DEPTH = 200
 # One chunk-size line with extensions; anything longer is an attack or a bug.
 MAX_CHUNK_LINE_BYTES = 256
 # A client that polls sends the same head again and again: short ones are read once and remembered.

@@ -13,6 +13,7 @@ except ImportError:
     orjson = None  # type: ignore[assignment]
 
 from ..errors import InvalidJson
+from ..limits import MAX_READ_JSON_DEPTH
 
 # An escaped surrogate may be unpaired; such text has no UTF-8 form and must not travel on.
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -37,6 +38,15 @@ def decode(data: bytes) -> Any:
 
     With orjson an integer over 64 bits becomes a float.
     """
+    value = _read(data)
+    # Most texts have not so many brackets in all.
+    brackets = data.count(b"{") + data.count(b"[")
+    if brackets > MAX_READ_JSON_DEPTH and is_deeper_than(value, MAX_READ_JSON_DEPTH):
+        raise _too_deep()
+    return value
+
+
+def _read(data: bytes) -> Any:
     try:
         if orjson is not None:
             return orjson.loads(data)
@@ -47,24 +57,28 @@ def decode(data: bytes) -> Any:
     except UnicodeError:
         raise InvalidJson("The JSON text is not valid UTF-8 text.") from None
     except RecursionError:
-        raise InvalidJson("The JSON text is nested too deeply.") from None
+        raise _too_deep() from None
     except ValueError as problem:
         raise InvalidJson(f"The JSON text cannot be read: {problem}.") from None
 
 
+def _too_deep() -> InvalidJson:
+    return InvalidJson("The JSON text is nested too deeply.")
+
+
 def is_deeper_than(value: Any, limit: int) -> bool:
     """Say whether lists and objects are nested more than `limit` levels deep."""
-    level = [value]
+    level = [value] if isinstance(value, (dict, list)) else []
     for _ in range(limit):
+        if not level:
+            break
         level = [
             inner
             for outer in level
-            if isinstance(outer, (dict, list))
             for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, (dict, list))
         ]
-        if not level:
-            return False
-    return any(isinstance(inner, (dict, list)) for inner in level)
+    return bool(level)
 
 
 def _finite(text: str) -> float:

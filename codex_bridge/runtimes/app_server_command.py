@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+import contextlib
 import itertools
 from typing import Any
 
@@ -49,7 +50,10 @@ class SandboxCommand:
             return await asyncio.shield(playing)
         except asyncio.CancelledError:
             self._unwanted.set()
-            await asyncio.wait([playing])
+            # Also when it is cancelled once more: its session is deleted, and its client leaves.
+            while not playing.done():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait([playing])
             if not playing.cancelled():
                 playing.exception()  # whoever would have been told does not wait any more
             raise

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import time
 
 from ..limits import TRIAL_TIMEOUT_S
@@ -25,6 +24,9 @@ from ..runtime import (
     TurnStatus,
 )
 from ..values import value
+from ..workspace.jail import Jail
+from ..workspace.place import Refused
+from ..workspace.scratch import remove_tree
 from .probes import Finding, short
 
 _FILE = "greeting.txt"
@@ -66,9 +68,8 @@ class Trial:
         # Not to be guessed, so that no answer from memory counts.
         word = f"reader{os.urandom(3).hex()}"
         os.makedirs(self._workspace)
-        path = os.path.join(self._workspace, _FILE)
         try:
-            _write(path, _BEFORE)
+            _write(os.path.join(self._workspace, _FILE), _BEFORE)
             outcome = await self._play(
                 TurnRequest(
                     session_id=self._session_id,
@@ -83,11 +84,12 @@ class Trial:
                     execution_class=execution_class,
                 )
             )
-            finding = self._judge(outcome, _read(path), _BEFORE.replace("world", word))
+            finding = self._judge(outcome, _read(self._workspace), _BEFORE.replace("world", word))
         finally:
             if self._thread_id is not None:
                 self._runtime.close_thread(self._thread_id)
-            shutil.rmtree(self._workspace, ignore_errors=True)
+            # In a thread: the model may have put anything into it.
+            await asyncio.to_thread(remove_tree, self._workspace)
         return TrialResult(finding, bool(self._done), int((time.monotonic() - begun) * 1000))
 
     async def _play(self, request: TurnRequest) -> TurnOutcome | None:
@@ -138,9 +140,12 @@ def _write(path: str, text: str) -> None:
         file.write(text)
 
 
-def _read(path: str) -> str | None:
+def _read(workspace: str) -> str | None:
+    """Return what the file says. The model may have put something else in its place, a FIFO too, which would be waited for."""
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read(2 * len(_BEFORE))
-    except OSError:
+        with Jail(workspace) as jail:
+            opened, _ = jail.open_file(_FILE)
+            with open(opened, encoding="utf-8", errors="replace") as file:
+                return file.read(2 * len(_BEFORE))
+    except (Refused, OSError):
         return None

@@ -11,7 +11,7 @@ import stat
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from ..limits import MAX_PATCHED_BYTES, MAX_PATCHED_FILE_BYTES, MAX_PATCHED_LINES
+from ..limits import MAX_LIST_DEPTH, MAX_PATCHED_BYTES, MAX_PATCHED_FILE_BYTES, MAX_PATCHED_LINES
 from ..protocol.hunks import Action, Edit, FilePatch, PatchMismatch, apply_hunks
 from .jail import Jail, Parts, Spot, kind_of, refuse, told
 from .place import Refused, Watch
@@ -179,6 +179,11 @@ class Plan:
         if ".git" in names or (spot.parts and spot.parts[0] in _PROTECTED_AT_ROOT) or self._is_in_git(spot):
             raise Refused(
                 "protected", f"{told(path)}: .git, .codex and .agents may be read here, but not changed."
+            )
+        if spot.info is None and len(spot.parts) > MAX_LIST_DEPTH:
+            # Each step of the writer goes all the way from the root.
+            raise Refused(
+                "invalid_path", f"{told(path)}: expected at most {MAX_LIST_DEPTH} names in a new path."
             )
         if spot.info is not None and not spot.info.st_mode & 0o222:
             raise Refused("read_only", f"{told(path)}: the file is write-protected.")

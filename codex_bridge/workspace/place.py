@@ -89,8 +89,7 @@ async def off_loop(work: Callable[[Watch], T], seconds: float) -> T:
         return await asyncio.shield(working)
     except asyncio.CancelledError:
         watch.stop()
+        working.add_done_callback(lambda done: done.exception())  # nobody's any more
         # A disk that hangs must not keep the turn from ending.
         await asyncio.wait([working], timeout=TOOL_END_S)
-        if not working.cancel():
-            working.exception()  # nobody's any more
         raise

@@ -17,6 +17,7 @@ from ..adapters.marks import end_marked, new_mark
 
 _PREFIX = "codex-bridge-scratch"
 _NAME = re.compile(rf"{_PREFIX}-([0-9]{{13}})")
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # The locks that this process holds, by directory.
 _locks: dict[str, int] = {}
 
@@ -53,12 +54,56 @@ def keep_scratch(path: str) -> None:
 
 def remove_scratch(path: str) -> None:
     """Remove a scratch directory with all that is in it."""
-    # Imported late, like all that a start does not need: it counts in milliseconds.
-    import shutil
-
-    shutil.rmtree(path, ignore_errors=True)
+    remove_tree(path)
     if path in _locks:
         os.close(_locks.pop(path))
+
+
+def remove_tree(path: str) -> None:
+    """Remove a directory with all that is in it, as far as that can be done.
+
+    Each directory is moved to the top before it is emptied. `shutil.rmtree` goes down as deep as it finds directories, and
+    fails where a command has made a thousand levels.
+    """
+    with contextlib.suppress(OSError):
+        top = os.open(path, _DIRECTORY)
+        try:
+            waiting = _clear(top, top)
+            while waiting:
+                waiting += _remove(waiting.pop(), top)
+        finally:
+            os.close(top)
+        os.rmdir(path)
+
+
+def _remove(name: str, top: int) -> list[str]:
+    """Remove a directory below the top; return the names there of those that were in it."""
+    found: list[str] = []
+    with contextlib.suppress(OSError):
+        directory = os.open(name, _DIRECTORY, dir_fd=top)
+        try:
+            found = _clear(directory, top)
+        finally:
+            os.close(directory)
+        os.rmdir(name, dir_fd=top)
+    return found
+
+
+def _clear(directory: int, top: int) -> list[str]:
+    """Take everything out of a directory: files are removed, directories moved to the top; return their names there."""
+    found = []
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            with contextlib.suppress(OSError):  # what cannot be removed stays
+                name = entry.name
+                if not entry.is_dir(follow_symlinks=False):
+                    os.unlink(name, dir_fd=directory)
+                    continue
+                if directory != top:
+                    name = os.urandom(8).hex()
+                    os.rename(entry.name, name, src_dir_fd=directory, dst_dir_fd=top)
+                found.append(name)
+    return found
 
 
 def end_processes(path: str) -> int:
@@ -111,7 +156,7 @@ def _hold(path: str, lock: int) -> None:
 
 def _lock(path: str) -> int:
     """Return a descriptor that holds the lock of a directory; raise OSError where another process does."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    descriptor = os.open(path, _DIRECTORY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

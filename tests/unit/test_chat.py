@@ -5,7 +5,7 @@ import pytest
 from codex_bridge import log
 from codex_bridge.errors import UpstreamFailed
 from codex_bridge.limits import MAX_UPSTREAM_MESSAGE_CHARACTERS
-from codex_bridge.protocol.chat import ChatDelta, ChatReader
+from codex_bridge.protocol.chat import CallPiece, Calls, ChatDelta, ChatReader
 
 CHUNK = b'data: {"choices": [{"delta": {"content": "hi"}}]}\n\n'
 
@@ -28,3 +28,12 @@ def test_an_error_in_the_stream_is_told_short_and_without_secrets() -> None:
     said = failed.value.message.removeprefix("The upstream broke its answer off: ")
     assert len(said) == MAX_UPSTREAM_MESSAGE_CHARACTERS
     assert said == f"{begin}[hidden]yy"
+
+
+def test_a_long_call_that_is_named_with_each_piece_comes_to_an_end() -> None:
+    """Each piece may be the call's last: to look through all of it each time would take minutes."""
+    calls = Calls()
+    for _ in range(50_000):
+        calls.add(CallPiece(0, "", "run", "return {}"))
+    (call,) = calls.named_apart()
+    assert call.arguments == "return {}" * 50_000

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from codex_bridge import __version__
-from codex_bridge.cli import _HEADINGS
+from codex_bridge.cli import _HEADINGS, _tell_step
 from codex_bridge.config import SETTINGS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -149,3 +149,9 @@ def test_an_address_that_cannot_be_had_is_status_1_with_one_line(
     lines = [line for line in done.stderr.splitlines() if " warning " not in line]
     assert len(lines) == 1, done.stderr
     assert part.format(taken=port) in lines[0]
+
+
+def test_what_a_model_says_does_not_command_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    said = "ready \x1b]0;title\x07\x1b[2J\r\u202e\x9b31m"
+    _tell_step({"step": "chat", "status": "ok", "evidence": f"It said: {said}", "duration_ms": 1})
+    assert r"It said: ready \x1b]0;title\x07\x1b[2J\r\u202e\x9b31m" in capsys.readouterr().out

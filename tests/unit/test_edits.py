@@ -5,12 +5,13 @@ import hashlib
 import json
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from codex_bridge.limits import MAX_PATCHED_FILE_BYTES, MAX_PATCHED_LINES
+from codex_bridge.limits import MAX_LIST_DEPTH, MAX_PATCHED_FILE_BYTES, MAX_PATCHED_LINES
 from codex_bridge.protocol.hunks import apply_hunks
 from codex_bridge.protocol.patch import parse_patch
 from codex_bridge.protocol.tools import TOOLS, ToolResult, check_input
@@ -207,6 +208,14 @@ def test_several_changes_of_one_file_build_on_each_other(tmp_path: Path) -> None
     assert tree(tmp_path) == {"g": "again\n", "h": "new\n"}
     assert patch(tmp_path, move("g", "./g")).is_ok
     assert tree(tmp_path) == {"g": "again\n", "h": "new\n"}
+
+
+@pytest.mark.parametrize("make", [add, lambda path, _: move("f", path)])
+def test_new_files_lie_no_deeper_than_lists_go(tmp_path: Path, make: Callable[[str, str], str]) -> None:
+    (tmp_path / "f").write_text("a\n")
+    assert code(tmp_path, "apply_patch", patch=make("d/" * MAX_LIST_DEPTH + "x", "x")) == "invalid_path"
+    assert os.listdir(tmp_path) == ["f"]
+    assert patch(tmp_path, make("d/" * (MAX_LIST_DEPTH - 1) + "x", "x")).is_ok
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o755, 0o600, 0o640])

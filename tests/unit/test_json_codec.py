@@ -73,6 +73,7 @@ BAD = {
     "not UTF-8": b'"\xff"',
     "UTF-16": '{"a":1}'.encode("utf-16"),
     "byte order mark": b"\xef\xbb\xbf{}",
+    "too deep to be written again": b'{"a":' * 201 + b"1" + b"}" * 201,
     "nested deeply": b"[" * 100_000 + b"]" * 100_000,
     "nested deeply, open": b'{"a":' * 100_000,
 }

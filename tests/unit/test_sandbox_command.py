@@ -41,7 +41,7 @@ def test_what_the_cap_cuts_in_two_is_left_out() -> None:
     assert told == ["a"]
 
 
-@pytest.mark.parametrize("ending", ["cancelled", "late"])
+@pytest.mark.parametrize("ending", ["cancelled", "cancelled twice", "late"])
 def test_a_codex_that_does_not_end_a_command_is_killed(
     tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -50,12 +50,17 @@ def test_a_codex_that_does_not_end_a_command_is_killed(
     @on_loop
     async def check() -> None:
         fake = FakeCodex(tmp_path / "fake-codex", {"sandbox": "hangs"})
-        runtime = AppServerRuntime(str(fake), {"PATH": os.environ["PATH"], "TMPDIR": str(tmp_path)}, 0.1)
+        runtime = AppServerRuntime(str(fake), {"PATH": os.environ["PATH"], "TMPDIR": str(tmp_path)}, 0.3)
         timeout_s = 0.1 if ending == "late" else 60.0
         waiting = asyncio.create_task(runtime.run_command(a_command(timeout_s=timeout_s, root=str(tmp_path))))
         await asyncio.to_thread(wait_until, lambda: fake.received("command/exec"), "the call")
-        if ending == "cancelled":
+        if ending != "late":
             waiting.cancel()
+            if ending == "cancelled twice":
+                await asyncio.to_thread(
+                    wait_until, lambda: fake.received("command/exec/terminate"), "the end asked for"
+                )
+                waiting.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await waiting
         else:

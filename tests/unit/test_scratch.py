@@ -166,3 +166,21 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
     clear_after_bridges(str(tmp_path))
     assert (tmp_path / "precious").is_dir()
     assert link.is_symlink()
+
+
+def test_what_a_command_has_made_too_deep_to_walk_goes_with_the_rest(tmp_path: Path) -> None:
+    path = create_scratch(str(tmp_path))
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "file").touch()
+    os.symlink(tmp_path / "precious", os.path.join(path, "link"))
+    here = os.open(path, os.O_RDONLY)
+    for _ in range(1100):
+        os.mkdir("level", dir_fd=here)
+        below = os.open("level", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(os.open("file", os.O_CREAT, dir_fd=here))
+    os.close(here)
+    remove_scratch(path)
+    assert [each.name for each in tmp_path.iterdir()] == ["precious"]
+    assert (tmp_path / "precious" / "file").exists()
