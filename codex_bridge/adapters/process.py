@@ -230,6 +230,9 @@ def _limit_memory(most: int) -> Callable[[], object]:
     import resource  # here, in the parent: between fork and exec there is only the call itself
 
     set_limit, kind = resource.setrlimit, resource.RLIMIT_DATA
+    _, allowed = resource.getrlimit(kind)
+    if allowed != resource.RLIM_INFINITY:
+        most = min(most, allowed)
     return lambda: set_limit(kind, (most, most))
 
 

@@ -5,7 +5,8 @@ import pytest
 from codex_bridge import log
 from codex_bridge.errors import UpstreamFailed
 from codex_bridge.limits import MAX_UPSTREAM_MESSAGE_CHARACTERS
-from codex_bridge.protocol.chat import CallPiece, Calls, ChatDelta, ChatReader
+from codex_bridge.protocol.chat import CallPiece, ChatDelta, ChatReader
+from codex_bridge.protocol.chat_calls import Calls
 
 CHUNK = b'data: {"choices": [{"delta": {"content": "hi"}}]}\n\n'
 
@@ -35,5 +36,5 @@ def test_a_long_call_that_is_named_with_each_piece_comes_to_an_end() -> None:
     calls = Calls()
     for _ in range(50_000):
         calls.add(CallPiece(0, "", "run", "return {}"))
-    (call,) = calls.named_apart()
+    (call,) = calls
     assert call.arguments == "return {}" * 50_000
