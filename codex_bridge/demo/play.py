@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 from .. import app, config, daemon, log
 from ..errors import BridgeError, StartFailed
+from ..protocol import codex
 from . import model
 
 PROMPT = "Create a hero section with a call-to-action."
@@ -78,7 +79,7 @@ async def _run(
     loaded = config.load(environ, flags)
     log.set_level(loaded.log_level)
     if loaded.codex_bin is None:
-        raise StartFailed("No Codex was found: `./cmd.sh demo` installs one, or set CODEX_BIN.")
+        raise StartFailed(codex.NOT_FOUND)
 
     async def during(address: str) -> bool:
         played = await asyncio.to_thread(_play, address, workspace, screen, stay)

@@ -269,8 +269,9 @@ class AppServerChild:
                 # model provider that is no longer used. Any other refusal may pass, and must not cost the conversation.
                 if not codex.is_lost_thread(problem.message):
                     raise
-                log.warning("thread %s was not resumed: %s", request.thread_id, problem.message)
-                run.emit(codex.not_resumed_event(problem.message))
+                if request.heard:  # else it never was Codex's, or lost nothing
+                    log.warning("thread %s was not resumed: %s", request.thread_id, problem.message)
+                    run.emit(codex.not_resumed_event(problem.message))
         await self.call("thread/start", codex.thread_params(request), on_result=on_result)
         run.emit({"type": "thread.started", "thread_id": run.thread_id, "resumed": False})
         return False

@@ -49,8 +49,9 @@ class ExecRuntime:
         try:
             outcome = await self._attempt(run, request.thread_id)
             if outcome.failure is not None and outcome.failure.code == codex_exec.MISSING_THREAD:
-                log.warning("thread %s was not resumed: %s", request.thread_id, outcome.failure.message)
-                emit(codex.not_resumed_event(outcome.failure.message))
+                if request.heard:  # else it never was Codex's, or lost nothing
+                    log.warning("thread %s was not resumed: %s", request.thread_id, outcome.failure.message)
+                    emit(codex.not_resumed_event(outcome.failure.message))
                 outcome = await self._attempt(run, None)
         except CodexFailed as problem:
             outcome = TurnOutcome(TurnStatus.FAILED, Failure(problem.message, problem.code))

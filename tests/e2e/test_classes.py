@@ -243,7 +243,9 @@ def test_a_conversation_survives_a_change_of_class(
     for number, execution_class in enumerate(order):
         assert one.post("/runtime/config", {"execution_class": execution_class}).status == 200
         one.send(session_id, f"message {number}")
-        assert one.settled(session_id)["last_error"] is None
+        session = one.settled(session_id)
+        assert session["last_error"] is None
+        assert "thread_not_resumed" not in str(session["events"]), "nothing was lost"
         told = upstream.requests[-1].conversation
         for earlier in range(number):
             assert told.count(f"message {earlier}") == told.count(f"Heard {earlier}.") == 1, (
