@@ -52,8 +52,8 @@ class RuntimeConfig:
 
     def __init__(self, settings: ProviderSettings, roots: WorkspaceRoots) -> None:
         try:
-            check_key(settings)
             self.backend = resolve_backend(settings)
+            check_key(settings)
         except InvalidField as problem:
             raise ConfigError(_in_words_of_environment(problem)) from None
         self._roots = roots
@@ -69,10 +69,10 @@ class RuntimeConfig:
         choice = parse_choice({name: value for name, value in body.items() if name != "workspace_root"})
         old = self.backend.settings
         settings = replace(old, **choice)
+        backend = resolve_backend(settings)
         # A key may be taken away at any time: what then cannot work says so itself.
         if "auth_mode" in choice:
             check_key(settings)
-        backend = resolve_backend(settings)
         changed = [
             name for name, field in CHOICE_FIELDS.items() if getattr(old, field) != getattr(settings, field)
         ]
@@ -107,9 +107,10 @@ class RuntimeConfig:
         if "provider" in choice or "base_url" in choice:
             base = replace(base, **_OF_ENDPOINT)
         settings = replace(base, **choice)
+        backend = resolve_backend(settings)
         if "auth_mode" in choice:
             check_key(settings)
-        return resolve_backend(settings)
+        return backend
 
     def backend_of_session(self, live: LiveSession) -> Backend:
         """Return what a session uses now; raise `InvalidField`, or `Conflict` when its key is gone."""

@@ -316,6 +316,7 @@ def test_a_sessions_key_stays_with_the_endpoint_it_was_given_for(
         ({"runtime_provider": "vllm"}, "runtime.provider_api_base_url"),
         ({"provider_api_base_url": "http://user:secret@host/v1"}, "runtime.provider_api_base_url"),
         ({"runtime_provider": "openai", "auth_mode": "api_key"}, "runtime.provider_api_key"),
+        ({"runtime_provider": "ollama", "auth_mode": "api_key"}, "runtime.auth_mode"),
         ({"auth_mode": "chatgpt"}, "runtime.auth_mode"),
         ({"workspace_root": "/"}, "runtime.workspace_root"),
         ({"key": OTHER_KEY}, "runtime.key"),
