@@ -56,7 +56,12 @@ class Access:
                 raise Forbidden("Pages of other origins may not embed this.", code="origin_not_allowed")
             return ()
         if origin in self._origins:
-            return (("Access-Control-Allow-Origin", origin), ("Vary", "Origin"))
+            # What a page may read of an answer: Retry-After, Idempotency-Replayed, and what an upstream sends.
+            return (
+                ("Access-Control-Allow-Origin", origin),
+                ("Access-Control-Expose-Headers", "*"),
+                ("Vary", "Origin"),
+            )
         # A page of the bridge's own: its Host has been checked just before.
         if origin.lower() == f"http://{(request.header('host') or '').lower()}":
             return ()

@@ -23,11 +23,9 @@ class ApprovalRoutes:
 
     async def answer(self, request: Request) -> Response:
         body = await fields.read_object(request, _FIELDS)
-        decision, request_id = body.get("decision"), body.get("request_id")
-        if not isinstance(decision, str):
-            raise InvalidField("decision", "decision: expected one of those that the approval offers.")
+        request_id = body.get("request_id")
         if request_id is not None and not isinstance(request_id, str):
             raise InvalidField("request_id", "request_id: expected the id of a pending approval.")
         live = await self._sessions.get(request.path_values[0])
-        approval = await self._approvals.answer(live, request_id, decision, body.get("answers"))
+        approval = await self._approvals.answer(live, request_id, body.get("decision"), body.get("answers"))
         return replies.ok(approval=approval.to_json(), session=live.session.to_brief_json())

@@ -202,7 +202,6 @@ class _Screen:
     def __init__(self, color: bool) -> None:
         self._color = color and "NO_COLOR" not in os.environ
         self._in_text = False
-        self._shown_diff = ""
 
     def say(self, text: str, style: str | None = None) -> None:
         self._end_text()
@@ -227,8 +226,7 @@ class _Screen:
         elif kind == "item.completed" and item["type"] == "fileChange":
             for change in item["changes"]:
                 self.say(f"{change['kind']['type']} {change['path']}", "bold")
-        elif kind == "turn.diff.updated" and event["diff"] != self._shown_diff:
-            self._shown_diff = event["diff"]
+        elif kind == "turn.diff.updated":
             for line in event["diff"].splitlines():
                 self.say("  " + line, _diff_style(line))
         elif kind == "warning":

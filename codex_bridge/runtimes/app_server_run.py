@@ -30,6 +30,8 @@ class Run:
         self.done: asyncio.Future[TurnOutcome] = loop.create_future()
         # Nothing of it goes on any more, its commands included.
         self.ended = asyncio.Event()
+        # The newest diff of the turn: Codex tells it again after each step, also where nothing has changed.
+        self._diff: Event | None = None
         # The commands that run, by item id.
         self._commands: set[str] = set()
         self._no_commands = asyncio.Event()
@@ -54,7 +56,9 @@ class Run:
             return
         self._note_steered(method, params)
         event = codex.to_event(method, params)
-        if event is not None:
+        if event is not None and event != self._diff:
+            if event["type"] == "turn.diff.updated":
+                self._diff = event
             self._note_command(event)
             self._note_message(event)
             self.emit(event)

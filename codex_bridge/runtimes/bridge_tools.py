@@ -141,11 +141,14 @@ class BridgeTools:
         return {"role": "user", "content": f"{FROM_BRIDGE} {problem}\n\n{_EXAMPLE}"}
 
     def closing(self, done: Sequence[tuple[ToolCall, ToolResult]]) -> str:
-        """Return what was really done, when something was or the last answer sounds as if."""
+        """Return what was really done, when something was or the model has said so; who was told that it is not true may find other words."""
         acted = [(call, result) for call, result in done if OFFERED[call.name].is_mutating]
         if acted:
             return _tell(acted)
-        return _NOTHING if _CLAIM.search(self._last_text) or _ALL_DONE.search(self._last_text) else ""
+        has_claimed = (
+            "claim" in self._asked or _CLAIM.search(self._last_text) or _ALL_DONE.search(self._last_text)
+        )
+        return _NOTHING if has_claimed else ""
 
     def judge(self, text: str, intent: Intent, is_cut: bool) -> Reply:
         """Return an answer as the loop takes it; raise `UpstreamFailed` when a repair was asked for and is none."""

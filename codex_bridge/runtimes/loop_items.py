@@ -75,7 +75,7 @@ class Answer:
             self._reasoning.add(thought)
 
     def void(self, why: str) -> None:
-        """Take back what was said of an answer that cannot be used, and say why the model is asked again."""
+        """Take back what was said of an answer that cannot be used, and say why."""
         self._emit({"type": "warning", "code": RETRYING, "message": why})
 
     def _say(self, text: str) -> None:

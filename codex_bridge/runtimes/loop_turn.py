@@ -91,7 +91,7 @@ class LoopTurn:
             answer = await self._ask(conversation)
             reply = answer.end()
             if reply.problem is not None:
-                answer.void(f"The model's answer could not be used, so it is asked again: {reply.problem}")
+                answer.void(f"The model's answer could not be used: {reply.problem}")
                 conversation.add_answer(reply.message, [self._dialect.correction(reply.problem)])
                 self._count_correction(reply.problem)
             elif reply.calls:

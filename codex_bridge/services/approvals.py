@@ -106,7 +106,7 @@ class Approvals:
             raise
 
     async def answer(
-        self, live: LiveSession, request_id: str | None, decision: str, answers: object
+        self, live: LiveSession, request_id: str | None, decision: object, answers: object
     ) -> Approval:
         """Settle a pending approval as a host says; None names the only one there is.
 
@@ -227,8 +227,8 @@ def _not_pending(message: str, **details: Any) -> Conflict:
     return Conflict(message, code="approval_not_pending", **details)
 
 
-def _check_decision(request: ApprovalRequest, word: str) -> Decision:
-    decision = _OTHER_WORDS.get(word, word)
+def _check_decision(request: ApprovalRequest, word: object) -> Decision:
+    decision = _OTHER_WORDS.get(word, word) if isinstance(word, str) else ""
     if decision not in request.decisions:
         offered = [str(each) for each in request.decisions]
         raise InvalidField("decision", f"decision: expected {', '.join(offered)}.", decisions=offered)

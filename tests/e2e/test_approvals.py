@@ -152,12 +152,14 @@ def test_what_was_not_offered_is_refused(bridge: BridgeFactory, upstream: Upstre
     upstream.script = rounds(escalate("true"), say("Done."))
     one = bridge()
     session_id, stream, asked = begin(one)
-    for word in ("acceptForSession", "maybe", ""):
-        reply = one.decide(session_id, word)
+    wrong: list[Json] = [
+        {"decision": word} for word in ("acceptForSession", "maybe", "", 1, None, ["accept"])
+    ]
+    for body in (*wrong, {}):
+        reply = one.post(f"/chat/sessions/{session_id}/approvals", body)
         assert (reply.status, reply.json["field"]) == (422, "decision")
         assert reply.json["decisions"] == asked["decisions"]
     bad: list[tuple[Json, str]] = [
-        ({}, "decision"), ({"decision": 1}, "decision"), ({"decision": None}, "decision"),
         ({"decision": "accept", "request_id": 7}, "request_id"), ({"decision": "accept", "other": 1}, "other"),
         ({"decision": "accept", "answers": {"a": "b"}}, "answers"),
     ]  # fmt: skip

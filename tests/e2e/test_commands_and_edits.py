@@ -45,6 +45,7 @@ def test_a_command_and_an_edit(bridge: BridgeFactory, upstream: Upstream) -> Non
     diffs = [event.runtime["diff"] for event in stream.events if event.kind == "turn.diff.updated"]
     assert "+++ b/hero.html" in diffs[-1]
     assert "+  <h1>Hello</h1>" in diffs[-1]
+    assert len(diffs) == len(set(diffs)), "a diff that has not changed is not told again"
     assert "from the command" in str(upstream.requests[1].outputs)
 
 

@@ -90,6 +90,7 @@ def test_an_allowed_origin_gets_cors_headers_on_every_answer(line: str, status: 
     assert reply.status == status
     assert reply.headers["access-control-allow-origin"] == "https://cms.example"
     assert reply.headers["vary"] == "Origin"
+    assert reply.headers["access-control-expose-headers"] == "*"
     assert "access-control-allow-credentials" not in reply.headers
 
 

@@ -178,6 +178,13 @@ def test_a_claim_is_heard(text: str) -> None:
     assert dialect.closing([]) == NOTHING
 
 
+def test_a_claim_in_other_words_is_not_the_last_word() -> None:
+    dialect = BridgeTools()
+    assert answer(dialect, LIE)[1].problem is not None
+    assert answer(dialect, "Really, I did edit it.")[1].problem is None
+    assert dialect.closing([]) == NOTHING
+
+
 @pytest.mark.parametrize(
     "text",
     [
