@@ -66,7 +66,7 @@ class AppServerRuntime:
         if outcome.failure is not None and outcome.failure.code == "codex_exited" and not run.has_begun:
             # A child can die while it rests, and nobody knows until it is spoken to. What it never began can be
             # given to the next one.
-            outcome = await self._attempt(Run(request, emit, ask))
+            outcome = await self._attempt(Run(run.request, emit, ask))
         return outcome
 
     async def _attempt(self, run: Run) -> TurnOutcome:
