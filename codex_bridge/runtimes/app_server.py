@@ -78,9 +78,8 @@ class AppServerRuntime:
             return replace(outcome, unheard=run.unheard())
         except CodexFailed as problem:
             if problem.code == "codex_stuck" and request.turn_id in self._given:
-                self._given[
-                    request.turn_id
-                ].kill()  # it does not answer any more, and holds its slot for nothing
+                # It does not answer any more, and holds its slot for nothing.
+                self._given[request.turn_id].kill()
             # A child that died after an interrupt did what was asked of it.
             if run.interrupted:
                 return TurnOutcome(TurnStatus.INTERRUPTED)
