@@ -408,7 +408,9 @@ class Bridge:
         if self._is_listening:
             log.info("stopping")
         await asyncio.gather(
-            self._host_tools.stop(), self._turns.stop(self._config.shutdown_timeout_ms / 1000)
+            self._host_tools.stop(),
+            self._verification.stop(),
+            self._turns.stop(self._config.shutdown_timeout_ms / 1000),
         )
         self._server.stop_accepting()
         await self._recorder.settle()  # the streams hear of the turns' ends when they are stored

@@ -58,8 +58,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 2 if isinstance(problem, ConfigError) else 1
     except KeyboardInterrupt:
         return 1
-    except BrokenPipeError:
-        _is_told()
+    except OSError:
+        if _is_told():
+            raise  # it is about something else
         return 1
 
 
@@ -67,7 +68,9 @@ def _is_told() -> bool:
     """Say whether the answers have reached somebody."""
     try:
         sys.stdout.flush()
-    except OSError:
+    except OSError as problem:
+        if not isinstance(problem, BrokenPipeError):
+            print(f"codex-bridge: the answer cannot be written: {problem.strerror}", file=sys.stderr)
         # The interpreter must not try once more, and complain, when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return False

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .limits import MAX_FIELD_CHARACTERS, STORE_RETRY_AFTER_S
+from .limits import DRAIN_RETRY_AFTER_S, MAX_FIELD_CHARACTERS, STORE_RETRY_AFTER_S
 
 
 class BridgeError(Exception):
@@ -119,6 +119,15 @@ class Unavailable(BridgeError):
 
     status = 503
     code = "unavailable"
+
+
+class Draining(Unavailable):
+    """The bridge ends; asking the next one works."""
+
+    code = "draining"
+
+    def __init__(self) -> None:
+        super().__init__("The bridge is stopping.", headers=(("Retry-After", str(DRAIN_RETRY_AFTER_S)),))
 
 
 class StoreFailed(Unavailable):

@@ -306,6 +306,9 @@ DEFAULT_COMMAND_TIMEOUT_MS = 60_000
 MAX_COMMAND_TIMEOUT_MS = 600_000
 # What fits into a request's body beside the rest.
 MAX_PATCH_CHARACTERS = MIB
+# Threads at once, with one for each turn of as many as may run, and some for others. More of them hang: at a disk, and
+# who has given that up comes again.
+MAX_THREADS = 1_200
 # When a turn is interrupted, what a tool still does with files ends within milliseconds; a disk that hangs does not.
 TOOL_END_S = 2.0
 # Of a command's output, a third from its begin and the rest from its end: what a model reads of one step.

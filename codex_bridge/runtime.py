@@ -10,8 +10,8 @@ from typing import Any, Protocol
 from .limits import MAX_COMMAND_OUTPUT_BYTES
 from .values import value
 
-# A runtime event is one JSON object with a `type` (docs/api.md lists the types), and
-# `usage.updated`, which a session keeps and its stream does not carry.
+# A runtime event is one JSON object with a `type` (docs/api.md lists the types), and two which a session keeps and its
+# stream does not carry: `usage.updated`, and `thread.caught_up`, when the thread has heard all of a turn's `history`.
 Event = dict[str, Any]
 Emit = Callable[[Event], None]
 

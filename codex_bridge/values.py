@@ -2,7 +2,7 @@
 
 They behave as `dataclass(frozen=True, slots=True)` makes them. That writes and compiles six methods for each class whenever
 the program starts, which was a third of its start; here a class has one of its own, which makes it, and the rest is shared.
-A class that needs `field` is a dataclass.
+A class that needs `field`, or the fields of a class that it extends, is a dataclass; no value is pickled.
 """
 
 from __future__ import annotations

@@ -52,9 +52,6 @@ _STATEMENT_ERRORS = frozenset({1, 18, 19, 20, 21, 25})
 class Cursor(Protocol):
     """What a statement gives."""
 
-    @property
-    def rowcount(self) -> int: ...
-
     def fetchone(self) -> Any: ...
 
     def fetchall(self) -> list[Any]: ...

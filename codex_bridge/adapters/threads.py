@@ -12,11 +12,17 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
+from ..errors import Unavailable
+from ..limits import BUSY_RETRY_AFTER_S, MAX_THREADS
+
 T = TypeVar("T")
 
 
 def in_thread(work: Callable[[], T], name: str) -> asyncio.Future[T]:
-    """Run `work` in a thread; the future has what it returns or raises. To cancel that does not end the thread."""
+    """Run `work` in a thread; the future has what it returns or raises. To cancel that does not end the thread.
+
+    Raises `Unavailable` when there are too many: of those that nobody waits for any more, some hang.
+    """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 
@@ -37,5 +43,12 @@ def in_thread(work: Callable[[], T], name: str) -> asyncio.Future[T]:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(settle, result, error)
 
-    threading.Thread(target=run, name=name, daemon=True).start()
+    try:
+        if threading.active_count() >= MAX_THREADS:
+            raise RuntimeError(f"{MAX_THREADS} threads run")
+        threading.Thread(target=run, name=name, daemon=True).start()
+    except RuntimeError as problem:  # the system's own limit, too
+        retry_after = (("Retry-After", str(BUSY_RETRY_AFTER_S)),)
+        message = f"The bridge is busy: {problem}; a disk may hang. Try again later."
+        raise Unavailable(message, code="busy", headers=retry_after) from None
     return future

@@ -56,7 +56,7 @@ class ToolRoutes:
             return StreamResponse(
                 200,
                 replies.EVENT_STREAM,
-                lambda stream: self._stream(stream, live, name, arguments),
+                lambda stream: stream.while_open(self._stream(stream, live, name, arguments)),
                 until_close=True,
             )
         result = await request.while_open(self._host_tools.run(live, name, arguments))
@@ -67,7 +67,7 @@ class ToolRoutes:
         stream.heartbeat = sse.HEARTBEAT
         output = _Output(stream)
         try:
-            result = await stream.while_open(self._host_tools.run(live, name, arguments, output.add))
+            result = await self._host_tools.run(live, name, arguments, output.add)
             event, told = "tool.result", _json(result=result.to_json())
         except BridgeError as problem:
             event, told = "tool.error", _json(error=problem.message, code=problem.code)

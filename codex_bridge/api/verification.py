@@ -22,7 +22,12 @@ class VerificationRoutes:
         if not replies.wants_events(request):
             report = await request.while_open(self._verification.verify(lambda progress: None))
             return replies.ok(verification=report)
-        return StreamResponse(200, replies.EVENT_STREAM, self._stream, until_close=True)
+        return StreamResponse(
+            200,
+            replies.EVENT_STREAM,
+            lambda stream: stream.while_open(self._stream(stream)),
+            until_close=True,
+        )
 
     async def _stream(self, stream: Stream) -> None:
         stream.heartbeat = sse.HEARTBEAT
@@ -31,9 +36,7 @@ class VerificationRoutes:
             stream.send(sse.encode_last_event(name, json_codec.encode(value)))
 
         try:
-            report = await stream.while_open(
-                self._verification.verify(lambda progress: tell("verify.progress", progress))
-            )
+            report = await self._verification.verify(lambda progress: tell("verify.progress", progress))
         except BridgeError as problem:
             tell("verify.failed", {"error": problem.message, "code": problem.code})
         else:

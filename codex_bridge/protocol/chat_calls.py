@@ -1,7 +1,7 @@
 """The tool calls of an answer of Chat Completions, put together from their pieces. No I/O.
 
 Upstreams do not agree on what tells the calls of one answer apart: each has an index of its own, or all have the same and an
-id of their own, or neither; id and name come once, or with each piece.
+id of their own, or neither; id and name come once, or with each piece, and a name also in pieces of its own.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..errors import InvalidJson, UpstreamFailed
-from ..limits import MAX_MODEL_ANSWER_CHARACTERS, MAX_TURN_CALLS
+from ..limits import MAX_MODEL_ANSWER_CHARACTERS, MAX_TOOL_NAME_CHARACTERS, MAX_TURN_CALLS
 from ..model import new_id
 from . import json_codec
 from .chat import CallPiece
@@ -33,7 +33,8 @@ class Call:
 
     def add(self, piece: CallPiece) -> None:
         self.id = self.id or piece.id
-        self.name = self.name or piece.name
+        if piece.name != self.name and not self._arguments and len(self.name) <= MAX_TOOL_NAME_CHARACTERS:
+            self.name += piece.name
         if piece.arguments:
             self._arguments.append(piece.arguments)
 

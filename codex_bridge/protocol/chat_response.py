@@ -156,9 +156,8 @@ class ChatAnswer:
         is_message = False
         for delta in deltas:
             self._measure(delta)
-            if (
-                delta.takes_back
-            ):  # what Codex was told cannot be taken back, but the answer is a message of its own
+            if delta.takes_back:
+                # What Codex was told cannot be taken back, but the answer is a message of its own.
                 said += [self._write(is_message, "".join(run)) if run else b"", self._end_item()]
                 run.clear()
                 self._has_spoken = False

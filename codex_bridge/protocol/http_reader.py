@@ -155,8 +155,6 @@ def _request_framing(minor: str, headers: dict[str, str]) -> Framing:
     if "transfer-encoding" in headers:
         if minor == "0":
             raise MalformedRequest("An HTTP/1.0 request cannot have a Transfer-Encoding.")
-        if "content-length" in headers:
-            raise MalformedRequest("A request has a Content-Length or a Transfer-Encoding, not both.")
         return _transfer_coding(headers)
     if "content-length" not in headers:
         return EMPTY_BODY
@@ -164,6 +162,8 @@ def _request_framing(minor: str, headers: dict[str, str]) -> Framing:
 
 
 def _transfer_coding(headers: dict[str, str]) -> Framing:
+    if "content-length" in headers:
+        raise MalformedRequest("A message has a Content-Length or a Transfer-Encoding, not both.")
     coding = headers["transfer-encoding"]
     if coding.lower() != "chunked":
         raise MalformedRequest(

@@ -2,8 +2,8 @@
 
 Thoughts stand before all else, between `<think>` and `</think>`. The templates of many models write the `<think>` into the
 prompt, so that an answer has the other mark alone: where one begins a line, all before it was thought, though it was taken
-for the answer. Behind the first thoughts both marks are text like any other, and so is a `<think>` behind other text.
-White space between thoughts and answer is neither.
+for the answer. Within a fence of code it is text, as both marks are behind the first thoughts, and a `<think>` behind other
+text. White space between thoughts and answer is neither.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from enum import Enum, auto
 
 _BEGIN, _END = "<think>", "</think>"
 _LOST = re.compile(f"^{_END}", re.MULTILINE)
+_FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})([^`\n]*)$", re.MULTILINE)
 
 
 class _State(Enum):
@@ -41,6 +42,9 @@ class ThoughtSplitter:
         # What may be the begin of a mark.
         self._held = ""
         self._begins_line = False
+        # What was said since fences were looked for, and what the fence that is open began with.
+        self._said: list[str] = []
+        self._fence = ""
 
     def feed(self, text: str) -> Split | None:
         """Take the next piece of the text; return None where all of it is said, as mostly."""
@@ -48,6 +52,7 @@ class ThoughtSplitter:
             return None
         if self._state is _State.TEXT and not self._held and "<" not in text:
             self._begins_line = text[-1] == "\n"
+            self._said.append(text)
             return None
         split = Split()
         rest, self._held = self._held + text, ""
@@ -96,16 +101,30 @@ class ThoughtSplitter:
 
     def _speak(self, text: str, split: Split) -> str:
         # A line begins behind each line break, and with the text itself where the last piece has ended in one.
-        lost = _LOST.search(text, 0 if self._begins_line else 1)
-        if lost is not None:
-            self._state, self._has_thought, split.takes_back = _State.BEGIN, True, True
-            split.thought += text[: lost.start()]
-            return text[lost.end() :]
+        looked_through = 0
+        for lost in _LOST.finditer(text, 0 if self._begins_line else 1):
+            self._said.append(text[looked_through : lost.start()])
+            looked_through = lost.start()
+            if not self._is_in_fence():
+                self._state, self._has_thought, split.takes_back = _State.BEGIN, True, True
+                split.thought += text[: lost.start()]
+                return text[lost.end() :]
         _, line_break, line = text.rpartition("\n")
         if (line_break or self._begins_line) and _END.startswith(line):
             self._held, self._begins_line = line, True
             text = text.removesuffix(line)
         else:
             self._begins_line = False
+        self._said.append(text[looked_through:])
         split.said += text
         return ""
+
+    def _is_in_fence(self) -> bool:
+        """Say whether a fence is open at the line that begins now."""
+        for found in _FENCE.finditer("".join(self._said)):
+            if not self._fence:
+                self._fence = found[1]
+            elif found[1].startswith(self._fence) and not found[2].strip():
+                self._fence = ""
+        self._said.clear()
+        return bool(self._fence)

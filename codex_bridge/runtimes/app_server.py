@@ -66,7 +66,7 @@ class AppServerRuntime:
         if outcome.failure is not None and outcome.failure.code == "codex_exited" and not run.has_begun:
             # A child can die while it rests, and nobody knows until it is spoken to. What it never began can be
             # given to the next one.
-            outcome = await self._attempt(Run(request, emit, ask))
+            outcome = await self._attempt(Run(run.request, emit, ask))
         return outcome
 
     async def _attempt(self, run: Run) -> TurnOutcome:
@@ -78,9 +78,8 @@ class AppServerRuntime:
             return replace(outcome, unheard=run.unheard())
         except CodexFailed as problem:
             if problem.code == "codex_stuck" and request.turn_id in self._given:
-                self._given[
-                    request.turn_id
-                ].kill()  # it does not answer any more, and holds its slot for nothing
+                # It does not answer any more, and holds its slot for nothing.
+                self._given[request.turn_id].kill()
             # A child that died after an interrupt did what was asked of it.
             if run.interrupted:
                 return TurnOutcome(TurnStatus.INTERRUPTED)

@@ -233,6 +233,7 @@ class AppServerChild:
         missed = run.request.missed(await self._load_thread(run))
         if missed:
             await self.call("thread/inject_items", codex.inject_params(run.thread_id, missed))
+            run.catch_up()
 
     async def _load_thread(self, run: Run) -> bool:
         """Open the session's thread, and say whether it is the one that it had before."""

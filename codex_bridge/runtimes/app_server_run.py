@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import CodexFailed
 from ..protocol import codex
 from ..runtime import Ask, Emit, Event, Failure, TurnOutcome, TurnRequest, TurnStatus
+from ..values import replace
 from .app_server_asks import Asks
 
 
@@ -62,6 +63,11 @@ class Run:
             self._note_command(event)
             self._note_message(event)
             self.emit(event)
+
+    def catch_up(self) -> None:
+        """Note that the thread has heard all that was said before: it must not be told once more."""
+        self.request = replace(self.request, heard=len(self.request.history))
+        self.emit({"type": "thread.caught_up"})
 
     @property
     def is_steerable(self) -> bool:

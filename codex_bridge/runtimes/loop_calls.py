@@ -9,7 +9,7 @@ from typing import Any
 
 from ..adapters.threads import in_thread
 from ..errors import BridgeError, InvalidField
-from ..limits import MAX_ACCEPTED
+from ..limits import MAX_ACCEPTED, TOOL_END_S
 from ..protocol.tools import FileEdit, ToolResult, check_input, refusal
 from ..protocol.turn_diff import TurnDiff
 from ..runtime import ApprovalKind, ApprovalRequest, Ask, Decision, Emit, TurnRequest, Withdrawn
@@ -138,7 +138,7 @@ class Calls:
         return result
 
     async def _tell_diff(self, edits: Sequence[FileEdit]) -> None:
-        """Tell what the turn has changed so far, also when it ends meanwhile: the files are changed by now."""
+        """Tell what the turn has changed so far, also when it ends meanwhile, unless that takes long: the files are changed by now."""
 
         def note() -> str:
             for edit in edits:
@@ -150,8 +150,8 @@ class Calls:
         try:
             await asyncio.shield(noting)
         finally:
-            await asyncio.wait([noting])
-            self._emit({"type": "turn.diff.updated", "diff": noting.result()})
+            if (await asyncio.wait([noting], timeout=TOOL_END_S))[0]:
+                self._emit({"type": "turn.diff.updated", "diff": noting.result()})
 
     async def _is_allowed(
         self, item: ToolItem, kind: ApprovalKind, keys: Sequence[Hashable], details: Json

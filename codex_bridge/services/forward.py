@@ -8,6 +8,7 @@ from ..adapters.http_client import Body, ClientResponse, HttpClient
 from ..adapters.http_server import Request, Response, Stream, StreamResponse
 from ..errors import UpstreamFailed
 from ..protocol.http_messages import Headers, ResponseHead, connection_options
+from ..protocol.openai import read_error
 from .backend import Upstream
 
 # Fields of one connection, never passed on (RFC 9110 7.6.1), and those that are set anew.
@@ -79,6 +80,19 @@ def stream_through(
     return StreamResponse(
         head.status, headers, lambda stream: stream.while_open(pump(stream)), reason=head.reason
     )
+
+
+def is_web_page(answer: ClientResponse) -> bool:
+    """Say whether an answer is for a person, whatever its status: no API gives such."""
+    return answer.head.headers.get("content-type", "").lower().startswith("text/html")
+
+
+def read_refusal(answer: ClientResponse, body: bytes) -> str:
+    """Return why an upstream has refused, in its own words where it has some; those may be long and hold secrets."""
+    if is_web_page(answer):
+        return "a web page; is the base URL right?"
+    location = answer.head.headers.get("location")
+    return f"a redirect to {location}" if location else read_error(body)
 
 
 def _told_length(head: ResponseHead) -> str | None:

@@ -29,7 +29,7 @@ from ..limits import (
 )
 from ..model import new_id
 from ..protocol import json_codec
-from ..protocol.openai import Usage, UsageReader, read_error
+from ..protocol.openai import Usage, UsageReader
 from ..providers import WireApi
 from ..runtime import Emit, Event, Failure, ModelRoute
 from . import forward
@@ -225,7 +225,7 @@ class Gateway:
         target = f"{lease.upstream.path}/{rest}" + (f"?{request.query}" if request.query else "")
         answer = await forward.send(self._client, lease.upstream, request, target, body, _NOT_ASKED)
         # A redirect too: Codex would follow it to wherever it leads.
-        is_refused = answer.head.status >= 300 or _is_web_page(answer)
+        is_refused = answer.head.status >= 300 or forward.is_web_page(answer)
         return Refusal(answer, await answer.read_error_text()) if is_refused else answer
 
 
@@ -304,15 +304,8 @@ def _read_retry_after(answer: ClientResponse) -> int:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
 
 
-def _is_web_page(answer: ClientResponse) -> bool:
-    return answer.head.headers.get("content-type", "").lower().startswith("text/html")
-
-
 def _describe_refusal(answer: ClientResponse, body: bytes) -> str:
-    location = answer.head.headers.get("location")
-    message = f"a redirect to {location}" if location else read_error(body)
-    if _is_web_page(answer):
-        message = "a web page; is the base URL right?"
+    message = forward.read_refusal(answer, body)
     # Cut before it is looked through as well: that takes its time, and twice as much leaves no half of a secret.
     message = log.redact(message[: 2 * MAX_UPSTREAM_MESSAGE_CHARACTERS + MAX_CHOICE_CHARACTERS])
     said = f": {message[:MAX_UPSTREAM_MESSAGE_CHARACTERS]}" if message else ""

@@ -208,11 +208,8 @@ class Preflight:
         if obstacle is not None:
             return Check("sign_in", Status.FAILED, obstacle.message)
         if auth.known.account is None:
-            message = (
-                auth.known.problem.message
-                if auth.known.problem
-                else "Codex does not say whether it is signed in."
-            )
+            problem = auth.known.problem
+            message = problem.message if problem else "Codex does not say whether it is signed in."
             return Check("sign_in", Status.UNKNOWN, message)
         return Check("sign_in", Status.OK, "Codex is signed in.")
 

@@ -17,10 +17,12 @@ from ..limits import (
 )
 from ..protocol import json_codec
 from ..protocol.chat import ChatDelta, ChatReader
+from ..protocol.chat_calls import Calls
 from ..protocol.jsonrpc import LineSplitter
-from ..protocol.openai import error_message, read_error
+from ..protocol.openai import error_message
 from ..values import value
 from .backend import Upstream
+from .forward import read_refusal
 
 Json = dict[str, Any]
 _QUESTION = "Answer with the one word: ready"
@@ -120,23 +122,26 @@ class Probes:
         return Finding(False, "POST /chat/completions answered without a word.")
 
     async def _call_tool(self) -> Finding:
-        text, names, arguments = [], [], []
+        text, calls = [], Calls()
         async for delta in self._chat(_TOOL_QUESTION, tools=[_TOOL]):
             text.append(delta.text)
-            names += [piece.name for piece in delta.calls if piece.name]
-            arguments += [piece.arguments for piece in delta.calls]
-        if not names:
+            for piece in delta.calls:
+                calls.add(piece)
+        call = next((call for call in calls if call.name), None)
+        if call is None:
             return Finding(False, f"No tool call came, but the text {_quote(''.join(text))}.")
-        told = "".join(arguments)
+        told = call.arguments
         try:
-            is_right = names[0] == "record_word" and isinstance(json_codec.decode(told.encode())["word"], str)
+            is_right = call.name == "record_word" and isinstance(
+                json_codec.decode(told.encode())["word"], str
+            )
         except (BridgeError, KeyError, TypeError):
             is_right = False
         if not is_right:
             return Finding(
-                False, f"The call was {_quote(f'{names[0]}({told})')}, which does not fit the tool."
+                False, f"The call was {_quote(f'{call.name}({told})')}, which does not fit the tool."
             )
-        return Finding(True, f"The model called {names[0]} with {_quote(told)}.")
+        return Finding(True, f"The model called {call.name} with {_quote(told)}.")
 
     async def _chat(self, question: str, **more: Any) -> AsyncIterator[ChatDelta]:
         """Yield the deltas of an answer."""
@@ -165,8 +170,9 @@ class Probes:
         answer = await self._client.request(upstream.origin, method, target, tuple(headers), body)
         try:
             if answer.head.status != 200:
-                said = await answer.read_error_text()
-                raise UpstreamFailed(f"{method} /{path} answered {answer.head.status}: {read_error(said)}")
+                why = read_refusal(answer, await answer.read_error_text())
+                told = f"{method} /{path} answered {answer.head.status}"
+                raise UpstreamFailed(f"{told}: {why}" if why else told)
             size = 0
             async for piece in answer.iter_body():
                 size += len(piece)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from ..errors import BridgeError, CodexFailed, Conflict, NotFound, Unavailable
-from ..limits import BUSY_RETRY_AFTER_S, DRAIN_RETRY_AFTER_S, MAX_HOST_TOOLS
+from ..errors import BridgeError, CodexFailed, Conflict, Draining, NotFound, Unavailable
+from ..limits import BUSY_RETRY_AFTER_S, MAX_HOST_TOOLS
 from ..protocol.tools import ToolResult
 from ..runtime import OnOutput
 from ..workspace.paths import is_unmoved
@@ -53,7 +53,7 @@ class HostTools:
 
     def _check_free(self, live: LiveSession) -> None:
         if self._is_stopped:
-            raise _stopping()
+            raise Draining()
         if live.is_deleted:
             raise NotFound(f"There is no session {live.session.id!r}.", code="session_not_found")
         if len(self._running) >= MAX_HOST_TOOLS:
@@ -99,7 +99,7 @@ class HostTools:
         """End what runs, and take no more."""
         self._is_stopped = True
         for task in self._running:
-            self._end(task, _stopping())
+            self._end(task, Draining())
         await self.drain()
 
     def _end(self, task: asyncio.Task[Any], reason: BridgeError) -> None:
@@ -114,8 +114,3 @@ def _sandbox_mode(name: str, session_mode: str) -> str | None:
     if name.startswith("git_"):  # it only looks
         return session_mode if session_mode == _UNSANDBOXED else _READ_ONLY
     return None
-
-
-def _stopping() -> Unavailable:
-    retry_after = (("Retry-After", str(DRAIN_RETRY_AFTER_S)),)
-    return Unavailable("The bridge is stopping.", code="draining", headers=retry_after)

@@ -59,6 +59,11 @@ class Transcript:
                 Message(new_id("m"), Role.ASSISTANT, item["text"], turn_id, now_ms(), incomplete=is_cut),
             )
 
+    def note_heard(self, live: LiveSession, turn_id: str) -> None:
+        """Note which turn is the last that Codex's thread has heard of, for the next bridge as well: it would tell it once more."""
+        live.session.thread_turn_id = turn_id
+        self._recorder.secure(live)
+
     def add_message(self, live: LiveSession, message: Message) -> None:
         """Add a message to a session, and tell it; whoever calls this secures it."""
         position = live.take_position()

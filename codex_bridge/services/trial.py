@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 
 from ..limits import TRIAL_TIMEOUT_S
 from ..model import new_id
@@ -45,7 +44,6 @@ class TrialResult:
 
     finding: Finding
     acted: bool
-    duration_ms: int
 
 
 class Trial:
@@ -64,7 +62,6 @@ class Trial:
         self, execution_class: ExecutionClass, model: str | None, route: ModelRoute | None
     ) -> TrialResult:
         """Play it under an execution class, and look at the file."""
-        begun = time.monotonic()
         # Not to be guessed, so that no answer from memory counts.
         word = f"reader{os.urandom(3).hex()}"
         os.makedirs(self._workspace)
@@ -90,7 +87,7 @@ class Trial:
                 self._runtime.close_thread(self._thread_id)
             # In a thread: the model may have put anything into it.
             await asyncio.to_thread(remove_tree, self._workspace)
-        return TrialResult(finding, bool(self._done), int((time.monotonic() - begun) * 1000))
+        return TrialResult(finding, bool(self._done))
 
     async def _play(self, request: TurnRequest) -> TurnOutcome | None:
         """Return how the turn ended, None when its time was over."""

@@ -149,14 +149,18 @@ class TurnPlayer:
             return TurnOutcome(TurnStatus.INTERRUPTED)
         if obstacle is not None:
             return TurnOutcome(TurnStatus.FAILED, obstacle)
-        request = self._make_request(turn)
+        history = _history(turn.live.session, turn.id)
+        request = self._make_request(turn, history)
 
         def on_event(event: Event) -> None:
+            if event["type"] == "thread.caught_up":
+                self._transcript.note_heard(turn.live, list(history)[-1])
+                return
             if event["type"] == "turn.started":
                 # Else nobody could see what `auto` was for this turn.
                 event["execution_class"] = request.execution_class
                 if request.execution_class is ExecutionClass.NATIVE_TOOLS:
-                    turn.live.session.thread_turn_id = turn.id
+                    self._transcript.note_heard(turn.live, turn.id)
             self._on_event(turn, event)
 
         return await self._runtime.run_turn(request, on_event, lambda asked: self._ask(turn, asked))
@@ -167,10 +171,9 @@ class TurnPlayer:
         with turn.timer.paused(), self._executor.resting(turn.job):
             return await self._approvals.ask(turn.live, turn.id, request)
 
-    def _make_request(self, turn: Turn) -> TurnRequest:
+    def _make_request(self, turn: Turn, history: dict[str, list[Utterance]]) -> TurnRequest:
         """Return what the runtime is given. Made late: the turn before may have begun the session's thread."""
         session, prompt = turn.live.session, turn.prompt
-        history, heard = _history(session, turn.id)
         return TurnRequest(
             session_id=session.id,
             turn_id=turn.id,
@@ -184,8 +187,8 @@ class TurnPlayer:
             images=prompt.images,
             context={**session.context, **prompt.context},
             execution_class=self._class_of(turn.backend),
-            history=history,
-            heard=heard,
+            history=tuple(said for utterances in history.values() for said in utterances),
+            heard=_count_heard(history, session.thread_turn_id),
         )
 
     def _open_route(self, turn: Turn) -> ModelRoute | None:
@@ -244,18 +247,21 @@ class TurnPlayer:
         return outcome
 
 
-def _history(session: Session, turn_id: str) -> tuple[tuple[Utterance, ...], int]:
-    """Return what was said in a session before a turn, turn by turn, and how much of it Codex's thread has heard."""
+def _history(session: Session, turn_id: str) -> dict[str, list[Utterance]]:
+    """Return what was said in a session before a turn, turn by turn."""
     later = {turn_id, *session.queued_turn_ids}
     by_turn: dict[str, list[Utterance]] = {}
     for message in session.messages:
-        if message.text and message.turn_id not in later:
-            said = Utterance(message.role is Role.USER, message.text)
-            by_turn.setdefault(message.turn_id, []).append(said)
-    history: list[Utterance] = []
-    heard = 0
-    for earlier_turn_id, utterances in by_turn.items():
-        history += utterances
-        if earlier_turn_id == session.thread_turn_id:
-            heard = len(history)
-    return tuple(history), heard
+        if message.turn_id not in later:
+            said = by_turn.setdefault(message.turn_id, [])
+            if message.text:
+                said.append(Utterance(message.role is Role.USER, message.text))
+    return by_turn
+
+
+def _count_heard(history: dict[str, list[Utterance]], last_turn_id: str | None) -> int:
+    """Return how much was said up to the end of the last turn that Codex's thread has heard of."""
+    if last_turn_id not in history:
+        return 0
+    turn_ids = list(history)
+    return sum(len(history[turn_id]) for turn_id in turn_ids[: turn_ids.index(last_turn_id) + 1])

@@ -6,12 +6,13 @@ it outlives a restart.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from .. import log
-from ..errors import Conflict, InvalidJson, StoreFailed
-from ..limits import MAX_VERIFICATIONS
+from ..errors import Conflict, Draining, InvalidJson, StoreFailed
+from ..limits import CLOSE_GRACE_S, MAX_VERIFICATIONS
 from ..protocol import json_codec
 from ..runtime import ExecutionClass
 from ..store import meta
@@ -32,7 +33,7 @@ class Verification:
 
     def __init__(
         self,
-        try_backend: Callable[[Backend, OnProgress], Awaitable[Json]],
+        try_backend: Callable[[Backend, OnProgress], Coroutine[Any, Any, Json]],
         database: Database,
         backend: Callable[[], Backend],
     ) -> None:
@@ -41,7 +42,8 @@ class Verification:
         self._backend = backend
         # By what they are about; the newest last.
         self._reports: dict[str, Json] = {}
-        self._is_running = False
+        self._running: asyncio.Task[Json] | None = None
+        self._is_stopped = False
 
     async def load(self) -> None:
         """Remember what a bridge before has found."""
@@ -70,31 +72,44 @@ class Verification:
         return {
             "execution_class": self.class_of(backend),
             "classes": {name: classes.get(name, _untried(name)) for name in ExecutionClass},
-            "running": self._is_running,
+            "running": self._running is not None,
             "report": report,
         }
 
     def check_free(self) -> None:
-        """Raise `Conflict` while a verification runs: a second one would ask the same."""
-        if self._is_running:
+        """Raise `Conflict` while a verification runs, since a second one would ask the same; `Draining` when none may."""
+        if self._is_stopped:
+            raise Draining
+        if self._running is not None:
             raise Conflict("A verification is running already.", code="verification_running")
 
     async def verify(self, on_progress: OnProgress, *, keep: bool = True) -> Json:
         """Try the backend in force, step by step; return the report, which is stored where it is to `keep`.
 
-        Raises `Conflict` while another one runs.
+        Raises `Conflict` while another one runs, and `Draining` when the bridge ends.
         """
         self.check_free()
-        self._is_running = True
+        backend = self._backend()
+        self._running = asyncio.create_task(self._try_backend(backend, on_progress), name="verification")
         try:
-            backend = self._backend()
-            report = await self._try_backend(backend, on_progress)
+            report = await self._running
+        except asyncio.CancelledError:
+            if self._is_stopped:
+                raise Draining from None
+            raise
         finally:
-            self._is_running = False
+            self._running = None
         # A provider that is away for a moment says nothing against what was found before.
         if keep and (report["best_class"] is not None or self.report(backend) is None):
             await self._keep(_subject(backend), report)
         return report
+
+    async def stop(self) -> None:
+        """End what runs, and take no more."""
+        self._is_stopped = True
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.wait([self._running], timeout=CLOSE_GRACE_S)
 
     async def _keep(self, subject: str, report: Json) -> None:
         self._reports.pop(subject, None)

@@ -58,7 +58,9 @@ def read_regular(path: str, most: int) -> bytes:
     try:
         if not stat.S_ISREG(os.fstat(opened).st_mode):
             raise OSError(errno.EINVAL, "it is no file")
-        return os.read(opened, most)
+        # Not every file system gives all of it at once.
+        with open(opened, "rb", closefd=False) as file:
+            return file.read(most)
     finally:
         os.close(opened)
 

@@ -216,7 +216,6 @@ class _Ripgrep:
         self._found = _Matches(arguments["limit"])
         self._buffer = bytearray()
         self._is_skipping = False
-        self._fault = ""
 
     async def run(self) -> ToolResult:
         parts, is_file = await off_loop(self._resolve, FILE_TOOL_S)

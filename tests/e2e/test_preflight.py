@@ -53,12 +53,14 @@ def caged_codex(tmp_path: Path) -> Path:
 def doctor(request: pytest.FixtureRequest, upstream: Upstream, directories: Directories) -> Doctor:
     """Run `doctor` with a bridge's environment."""
 
-    def look(*arguments: str, shell: str = "", **overrides: object) -> "subprocess.CompletedProcess[str]":
+    def look(
+        *arguments: str, does: str = "doctor", shell: str = "", **overrides: object
+    ) -> "subprocess.CompletedProcess[str]":
         places = {
             "HOME": directories.home, "CODEX_HOME": directories.codex_home,
             "CODEX_WORKSPACE_ROOT": directories.workspace, "PYTHONPATH": REPOSITORY, "PATH": os.environ["PATH"],
         }  # fmt: skip
-        command = [*bridge_command(request.config.getoption("--bridge")), "doctor", *arguments]
+        command = [*bridge_command(request.config.getoption("--bridge")), does, *arguments]
         return subprocess.run(
             ["sh", "-c", f"exec {shlex.join(command)} {shell}"],
             env={
@@ -285,11 +287,11 @@ def test_standard_files_may_be_closed(doctor: Doctor, tmp_path: Path, closed: st
     assert (done.returncode, done.stdout.count("\nok ")) == (0, 4), done
 
 
-def test_nobody_reads_what_doctor_says(doctor: Doctor) -> None:
-    done = doctor(shell="> /dev/full", CODEX_BIN="/bin/true")
+@pytest.mark.parametrize("does", ["doctor", "verify"])
+def test_what_is_found_cannot_be_written(doctor: Doctor, does: str) -> None:
+    done = doctor(does=does, shell="> /dev/full", CODEX_BIN="/bin/true")
     assert done.returncode == 1
-    assert "Traceback" not in done.stderr
-    assert "Exception ignored" not in done.stderr
+    assert done.stderr == "codex-bridge: the answer cannot be written: No space left on device\n"
 
 
 def test_doctor_refuses_settings_that_cannot_be_used(doctor: Doctor) -> None:

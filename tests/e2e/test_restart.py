@@ -8,7 +8,7 @@ from tests.conftest import BridgeFactory
 from tests.support import stored
 from tests.support.bridge import API_KEY, Bridge
 from tests.support.sse import assert_contiguous
-from tests.support.turns import FakeFactory, open_session, play
+from tests.support.turns import FakeFactory, injected, open_session, play
 from tests.support.upstream import Upstream, say
 from tests.support.waiting import wait_until
 
@@ -108,6 +108,23 @@ def test_a_running_turn_is_interrupted_with_what_it_said(
     assert told.data["session"]["status"] == "idle"
     again.send(session_id, "say more")
     assert again.settled(session_id)["messages"][-1]["text"] == "more"
+
+
+def test_a_turn_that_codex_has_begun_is_not_told_it_again(
+    bridge: BridgeFactory, fake_codex: FakeFactory
+) -> None:
+    codex = fake_codex()
+    one = bridge(CODEX_BIN=codex)
+    session_id, stream = open_session(one)
+    one.send(session_id, "say before")
+    stream.until("session.completed")
+    one.send(session_id, "stay")
+    stream.until("turn.started")
+    one.kill()
+    again = bridge(CODEX_BIN=codex)
+    again.send(session_id, "say more")
+    assert again.settled(session_id)["messages"][-1]["text"] == "more"
+    assert injected(codex) == []
 
 
 @both_ends

@@ -10,7 +10,7 @@ from tests.conftest import BridgeFactory
 from tests.support import processes
 from tests.support.bridge import Bridge, Json
 from tests.support.sse import assert_contiguous, kinds, said
-from tests.support.turns import FakeFactory, open_session, play
+from tests.support.turns import FakeFactory, injected, open_session, play
 from tests.support.waiting import wait_until
 
 
@@ -244,6 +244,25 @@ def test_a_turn_that_a_dying_codex_never_began_is_given_to_the_next(
     assert (session["status"], session["last_error"]) == ("idle", None)
     assert session["messages"][-1]["text"] == "here again"
     assert len(fake.starts()) == 2
+
+
+def test_what_a_thread_has_missed_is_told_once(bridge: BridgeFactory, fake_codex: FakeFactory) -> None:
+    """Also when Codex dies between the telling and the turn, and the turn is given to the next one."""
+    fake = fake_codex()
+    one = bridge(CODEX_BIN=fake)
+    session_id, stream = open_session(one)
+    one.send(session_id, "say before")
+    stream.until("session.completed")
+    workspace = one.directories.workspace
+    away = workspace.with_name("away")
+    workspace.rename(away)
+    one.send(session_id, "say lost")
+    stream.until("session.error")
+    away.rename(workspace)
+    one.send(session_id, "vanish here again")
+    stream.until("session.completed")
+    assert len(fake.starts()) == 2
+    assert injected(fake) == ["say lost"]
 
 
 def test_an_interrupt_that_comes_too_late_harms_nobody(

@@ -215,6 +215,16 @@ def test_one_at_a_time_and_it_ends_with_its_client(one: Bridge, upstream: Upstre
     gate.release()
 
 
+def test_a_stop_ends_it_with_a_word(one: Bridge, upstream: Upstream) -> None:
+    gate = upstream.gate()
+    upstream.script = lambda request: say("half ", gate, "whole")
+    stream = one.post_stream("/runtime/verify")
+    gate.wait()
+    one.signal(Signals.SIGTERM)
+    assert stream.until("verify.failed").data["code"] == "draining"
+    assert one.wait_exit() == 0
+
+
 def test_the_command_prints_a_table(
     request: pytest.FixtureRequest, upstream: Upstream, directories: Directories
 ) -> None:

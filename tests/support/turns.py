@@ -29,3 +29,9 @@ def play(one: Bridge, message: str, bound_s: float = BOUND_S) -> tuple[str, Stre
     one.send(session_id, message)
     stream.until(lambda event: event.name in ("session.completed", "session.error"), bound_s)
     return session_id, stream
+
+
+def injected(fake: FakeCodex) -> list[str]:
+    """Return what the threads of a scripted Codex were told that they had missed."""
+    told = [note["params"]["items"] for note in fake.received("thread/inject_items")]
+    return [item["content"][0]["text"] for items in told for item in items]

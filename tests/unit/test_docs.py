@@ -44,7 +44,7 @@ def test_each_stream_event_is_described(name: str) -> None:
 def test_each_runtime_event_is_described() -> None:
     types = found(r'"type": "([a-z_]+\.[a-z_.]+|warning)"') | found(r'"((?:item|turn|command)\.[a-z_.]+)"')
     # What a session keeps, and what others send: the gateway to Codex, Codex to the bridge.
-    internal = {"usage.updated", "response.failed", "turn.failed", "item.updated"}
+    internal = {"usage.updated", "thread.caught_up", "response.failed", "turn.failed", "item.updated"}
     described = {name for name in types if f"`{name}`" in API}
     assert types - internal == described
 

@@ -17,7 +17,7 @@ TABLE = {
     "Conflict": (409, "conflict"), "BodyTooLarge": (413, "body_too_large"),
     "UnsupportedMediaType": (415, "unsupported_media_type"), "InvalidField": (422, "invalid_field"),
     "HeadersTooLarge": (431, "headers_too_large"), "Unavailable": (503, "unavailable"),
-    "StoreFailed": (503, "store_unavailable"), "StoreDamaged": (500, "store_damaged"),
+    "Draining": (503, "draining"), "StoreFailed": (503, "store_unavailable"), "StoreDamaged": (500, "store_damaged"),
     "StartFailed": (500, "start_failed"), "UpstreamFailed": (502, "upstream_error"), "CodexFailed": (502, "codex_failed"),
 }  # fmt: skip
 

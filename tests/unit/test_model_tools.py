@@ -46,6 +46,11 @@ B: tuple[str, str, dict[str, Any]] = ("b", "list_files", {})
             of(CallPiece(0, "a", "read_file", '{"path"')), of(CallPiece(0, "a", "read_file", ': "x"}')),
             of(CallPiece(1, "b", "list_files", "")),
         ],
+        # The name in pieces of its own.
+        [
+            of(CallPiece(0, "a", "read")), of(CallPiece(0, "", "_fi")), of(CallPiece(0, "a", "le", '{"path": "x"}')),
+            of(CallPiece(1, "b", "list_"), CallPiece(1, "b", "files")),
+        ],
         # The same index for all.
         [of(CallPiece(0, "a", "read_file", '{"path": "x"}')), of(CallPiece(0, "b", "list_files", "{}"))],
         # The same index for all, and mixed.

@@ -42,6 +42,15 @@ def split(text: str, step: int | None = None) -> tuple[str, str]:
         ("Hm.\n</think>\nHello", "Hm.\n", "Hello"),
         ("Hm.\n<think>\n</think>Hello\n</think>", "Hm.\n<think>\n", "Hello\n</think>"),
         ("\n</think>\nHello\n</think>", "", "\nHello\n</think>"),
+        # Code that has it, and thoughts that have code.
+        ("So:\n```xml\n<think>\n</think>\n```\n", "", "So:\n```xml\n<think>\n</think>\n```\n"),
+        ("```\n</think>\n```x\n</think>\n~~~\n</think>", "", "```\n</think>\n```x\n</think>\n~~~\n</think>"),
+        (
+            "~~~~ a\n~~~\n</think>\n  ~~~~~\nHm.\n</think>Hello",
+            "~~~~ a\n~~~\n</think>\n  ~~~~~\nHm.\n",
+            "Hello",
+        ),
+        ("A:\n```\nb\n```\n```c```\n</think>\nHello", "A:\n```\nb\n```\n```c```\n", "Hello"),
     ],
 )
 def test_a_text_is_split_in_any_pieces(text: str, thought: str, said: str) -> None:

@@ -5,7 +5,9 @@ import threading
 
 import pytest
 
+from codex_bridge.adapters import threads
 from codex_bridge.adapters.threads import in_thread
+from codex_bridge.errors import Unavailable
 from codex_bridge.workspace import place
 from codex_bridge.workspace.place import Watch, off_loop
 from tests.unit.loop import BOUND_S, on_loop, run
@@ -32,6 +34,17 @@ def test_work_that_hangs_holds_up_nothing_else(monkeypatch: pytest.MonkeyPatch) 
     # The loop is closed, and none of them was waited for.
     assert ended == []
     may_end.set()
+
+
+@on_loop
+async def test_work_that_hangs_does_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    may_end = threading.Event()
+    hanging = in_thread(lambda: may_end.wait(BOUND_S), "work")
+    monkeypatch.setattr(threads, "MAX_THREADS", threading.active_count())
+    with pytest.raises(Unavailable, match="a disk may hang"):
+        in_thread(lambda: None, "work")
+    may_end.set()
+    assert await hanging
 
 
 @on_loop

@@ -18,6 +18,7 @@ from codex_bridge.limits import (
     STREAM_RETRIES,
 )
 from codex_bridge.protocol.tools import FileEdit, ToolResult
+from codex_bridge.protocol.turn_diff import TurnDiff
 from codex_bridge.runtime import (
     ApprovalAnswer,
     ApprovalKind,
@@ -27,7 +28,7 @@ from codex_bridge.runtime import (
     TurnStatus,
     Utterance,
 )
-from codex_bridge.runtimes import loop_items, loop_turn
+from codex_bridge.runtimes import loop_calls, loop_items, loop_turn
 from codex_bridge.runtimes.bridge_tools import BridgeTools
 from codex_bridge.runtimes.dialect import Dialect
 from codex_bridge.runtimes.model_tools import ModelTools
@@ -430,6 +431,31 @@ def test_an_interrupt_ends_the_command(play: Play, upstream: Upstream) -> None:
         assert one.tools.ended == 1
         (item,) = one.items("commandExecution")
         assert (item["status"], item["exitCode"], item["aggregatedOutput"]) == ("failed", -1, "begun\n")
+
+    play(test)
+
+
+def test_an_interrupt_does_not_wait_for_a_long_diff(
+    play: Play, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upstream.script = in_order(edit(add("a.txt", "one")))
+    begun, may_end = threading.Event(), threading.Event()
+
+    def render(diff: TurnDiff) -> str:
+        begun.set()
+        may_end.wait(20)
+        return "late"
+
+    monkeypatch.setattr(TurnDiff, "render", render)
+    monkeypatch.setattr(loop_calls, "TOOL_END_S", 0.01)
+
+    async def test(one: Player) -> None:
+        turn = one.begin()
+        assert await asyncio.to_thread(begun.wait, 20)
+        await one.runtime.interrupt("t")
+        assert not may_end.is_set() and await turn == INTERRUPTED
+        assert "turn.diff.updated" not in one.kinds()
+        may_end.set()
 
     play(test)
 
