@@ -5,7 +5,7 @@ body out of what follows. The rules, all of RFC 9112 and on the strict side of i
 
 * lines end in CRLF, a bare LF or CR is refused, and so is a folded header;
 * header names are tokens with the colon right behind them;
-* `Content-Length` is digits alone and one value, and never stands beside `Transfer-Encoding`;
+* `Content-Length` is digits alone and one value, and never stands beside `Transfer-Encoding` in a request (in a response it is void then);
 * the only transfer coding is `chunked`.
 """
 
@@ -155,6 +155,8 @@ def _request_framing(minor: str, headers: dict[str, str]) -> Framing:
     if "transfer-encoding" in headers:
         if minor == "0":
             raise MalformedRequest("An HTTP/1.0 request cannot have a Transfer-Encoding.")
+        if "content-length" in headers:
+            raise MalformedRequest("A request has a Content-Length or a Transfer-Encoding, not both.")
         return _transfer_coding(headers)
     if "content-length" not in headers:
         return EMPTY_BODY
@@ -162,8 +164,6 @@ def _request_framing(minor: str, headers: dict[str, str]) -> Framing:
 
 
 def _transfer_coding(headers: dict[str, str]) -> Framing:
-    if "content-length" in headers:
-        raise MalformedRequest("A message has a Content-Length or a Transfer-Encoding, not both.")
     coding = headers["transfer-encoding"]
     if coding.lower() != "chunked":
         raise MalformedRequest(

@@ -262,7 +262,6 @@ def test_a_good_answer_is_read(name: str) -> None:
         "HTTP/1.1 200 OK\r\nContent-Length: 5, 6\r\n\r\n",
         "HTTP/1.1 200 OK\r\nContent-Length: +5\r\n\r\n",
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n",
-        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n",
     ],
 )
 def test_a_bad_answer_is_refused(text: str) -> None:
