@@ -290,6 +290,10 @@ class Runtime(Protocol):
 
     capabilities: Mapping[str, bool]
 
+    @property
+    def state(self) -> str:
+        """How the child process is, as `/health` tells it; asked often."""
+
     async def run_turn(self, request: TurnRequest, emit: Emit, ask: Ask) -> TurnOutcome:
         """Run one turn to its end. Reports failures as an outcome; raises only when cancelled.
 

@@ -36,9 +36,9 @@ class Router:
     def __init__(self, routes: list[Route], guard: Access, check_open: Callable[[], None]) -> None:
         self._guard = guard
         self._check_open = check_open
-        # All methods of a path; fixed paths are found by one look-up.
+        # All methods of a path; fixed paths are found by one look-up, others among those of as many segments.
         self._fixed: dict[str, dict[str, Route]] = {}
-        self._patterns: list[tuple[list[str], dict[str, Route]]] = []
+        self._patterns: dict[int, list[tuple[list[str], dict[str, Route]]]] = {}
         self._prefixes: dict[str, dict[str, Route]] = {}
         for route in routes:
             self._methods_of(route.path)[route.method] = route
@@ -49,11 +49,12 @@ class Router:
         if ":" not in path:
             return self._fixed.setdefault(path, {})
         segments = path.split("/")
-        for known, methods in self._patterns:
+        patterns = self._patterns.setdefault(len(segments), [])
+        for known, methods in patterns:
             if known == segments:
                 return methods
-        self._patterns.append((segments, {}))
-        return self._patterns[-1][1]
+        patterns.append((segments, {}))
+        return patterns[-1][1]
 
     async def handle(self, request: Request) -> Response | StreamResponse:
         """Answer a request."""
@@ -101,16 +102,15 @@ class Router:
         if methods is not None:
             return methods, ()
         segments = path.split("/")
-        for pattern, methods in self._patterns:
-            if len(pattern) == len(segments):
-                values = []
-                for part, segment in zip(pattern, segments, strict=True):
-                    if part.startswith(":") and segment:
-                        values.append(segment)
-                    elif part != segment:
-                        break
-                else:
-                    return methods, tuple(values)
+        for pattern, methods in self._patterns.get(len(segments), ()):
+            values = []
+            for part, segment in zip(pattern, segments, strict=True):
+                if part.startswith(":") and segment:
+                    values.append(segment)
+                elif part != segment:
+                    break
+            else:
+                return methods, tuple(values)
         for prefix, methods in self._prefixes.items():
             if path.startswith(prefix):
                 return methods, ()

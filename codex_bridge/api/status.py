@@ -64,7 +64,7 @@ class StatusRoutes:
             login_status=await self._device_auth.status_for_health(),
             bridge_load=self._executor.load(),
             store=self._database.describe_state(),
-            codex={"state": self._runtime.describe()["state"]},
+            codex={"state": self._runtime.state},
         )
 
     async def info(self, request: Request) -> Response:

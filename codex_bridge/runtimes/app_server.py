@@ -59,6 +59,10 @@ class AppServerRuntime:
         self._runs: dict[str, Run] = {}
         self._given: dict[str, AppServerChild] = {}
 
+    @property
+    def state(self) -> str:
+        return self._supervisor.state
+
     async def run_turn(self, request: TurnRequest, emit: Emit, ask: Ask) -> TurnOutcome:
         """Run one turn; see `Runtime`."""
         run = Run(request, emit, ask)

@@ -36,6 +36,10 @@ class ClassRuntime:
         # Where Codex cannot ask, the policy of all sessions is not to.
         return {**LOOP_CAPABILITIES, "approvals": native["approvals"]}
 
+    @property
+    def state(self) -> str:
+        return self._native.state
+
     async def run_turn(self, request: TurnRequest, emit: Emit, ask: Ask) -> TurnOutcome:
         """Run one turn; see `Runtime`."""
         wanted = request.execution_class

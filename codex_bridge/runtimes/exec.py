@@ -43,6 +43,15 @@ class ExecRuntime:
         self._last_exit: dict[str, Any] | None = None
         self._stopping = False
 
+    @property
+    def state(self) -> str:
+        if any(run.child is not None for run in self._runs.values()):
+            return "running"
+        given_up = self._quick_exits.has_given_up(
+            Program.at(self._command or ""), asyncio.get_running_loop().time()
+        )
+        return "given_up" if given_up else "stopped"
+
     async def run_turn(self, request: TurnRequest, emit: Emit, ask: Ask) -> TurnOutcome:
         """Run one turn; see `Runtime`."""
         run = self._runs[request.turn_id] = _Run(request, emit)
@@ -167,12 +176,11 @@ class ExecRuntime:
 
     def describe(self) -> dict[str, Any]:
         """Return how many children there are, and how the starts go."""
-        count = sum(run.child is not None for run in self._runs.values())
         program, now = Program.at(self._command or ""), asyncio.get_running_loop().time()
         given_up = self._quick_exits.has_given_up(program, now)
         return {
-            "state": "running" if count else "given_up" if given_up else "stopped",
-            "processes": count,
+            "state": self.state,
+            "processes": sum(run.child is not None for run in self._runs.values()),
             "quick_exits": self._quick_exits.count,
             "last_exit": self._last_exit,
             "problem": self._quick_exits.failure(now).message if given_up else None,

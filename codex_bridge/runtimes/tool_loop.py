@@ -37,6 +37,10 @@ class ToolLoopRuntime:
         self._turns: dict[str, LoopTurn] = {}
         self._playing: dict[str, asyncio.Task[TurnOutcome]] = {}
 
+    @property
+    def state(self) -> str:
+        return "running"  # in this process itself
+
     async def run_turn(self, request: TurnRequest, emit: Emit, ask: Ask) -> TurnOutcome:
         """Run one turn; see `Runtime`."""
         if request.route is None:

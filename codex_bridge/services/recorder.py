@@ -87,6 +87,8 @@ class Recorder:
 
     async def catch_up(self, live: LiveSession) -> None:
         """Wait until a session shows nothing that is still being stored; no longer than its stream waits."""
+        if not live.log.is_held:
+            return  # as nearly always: a time-out is not made for nothing
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(MAX_HOLD_S):
                 while live.log.is_held and self._tasks:
