@@ -27,6 +27,8 @@ from ..limits import ORPHAN_END_S, ORPHAN_LOOK_S
 _DIGITS = 13
 _CHILD_DIGITS = 5
 _numbers = itertools.count(1)
+# The processes whose end the event loop waits for: buried by anybody else, they would never end for it.
+awaited: set[int] = set()
 
 
 def new_mark() -> str:
@@ -122,7 +124,7 @@ def _is_becoming(pid: int) -> bool:
 def _lives(pid: int) -> bool:
     """Say whether a process runs. One that has ended and has become this one's child by its parent's death is buried."""
     state, parent, *_ = [*_read(pid, "stat").rpartition(b")")[2].split(), b"", b""]
-    if state == b"Z" and parent == str(os.getpid()).encode():
+    if state == b"Z" and parent == str(os.getpid()).encode() and pid not in awaited:
         with contextlib.suppress(ChildProcessError):
             os.waitpid(pid, os.WNOHANG)
     return state not in (b"Z", b"X", b"")

@@ -25,7 +25,7 @@ from ..limits import (
     STDERR_TAIL_BYTES,
 )
 from ..values import value
-from .marks import child_mark, end_marked, marker
+from .marks import awaited, child_mark, end_marked, marker
 
 # What colours a terminal's text; in a log or an error it is noise.
 _COLOR = re.compile(r"\x1b\[[0-9;]*m")
@@ -203,6 +203,7 @@ class _Protocol(asyncio.subprocess.SubprocessStreamProtocol):
         super().connection_made(transport)
         # Not checked by class: uvloop's transport is one in all but its ancestry.
         self._subprocess = cast(asyncio.SubprocessTransport, transport)
+        awaited.add(self._subprocess.get_pid())
 
     def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
         # A child that does not read its input tells why by its end. asyncio would keep the exception for somebody who
@@ -212,6 +213,7 @@ class _Protocol(asyncio.subprocess.SubprocessStreamProtocol):
     def process_exited(self) -> None:
         super().process_exited()
         if self._subprocess is not None:
+            awaited.discard(self._subprocess.get_pid())
             _signal_group(self._subprocess.get_pid(), signal.SIGKILL)
             # One in a session of its own is not in the group and may hold the pipes on.
             asyncio.get_running_loop().call_later(LAST_OUTPUT_S, self._subprocess.close)

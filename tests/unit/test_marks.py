@@ -80,6 +80,16 @@ async def test_other_children_of_the_same_bridge_are_left_alone() -> None:
 
 
 @on_loop
+async def test_the_burial_of_a_child_is_left_to_the_loop() -> None:
+    """A child that somebody else has buried never ends for the loop, whose own end it then keeps waiting (on uvloop for ever)."""
+    mark = new_mark()
+    child, _ = await start([sys.executable, "-c", f"import os, time; {STAY}"], mark)
+    assert end_marked(mark) == 1, "on the loop's own thread: the loop cannot be faster"
+    assert await child.exit_status() == "was ended by signal 9"
+    await child.stop()
+
+
+@on_loop
 async def test_other_bridges_are_left_alone() -> None:
     child, _ = await start([sys.executable, "-c", f"import os, time; {STAY}"], new_mark())
     unmarked, _ = await start([sys.executable, "-c", f"import os, time; {STAY}"], None)
