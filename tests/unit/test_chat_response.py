@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from codex_bridge.errors import UpstreamFailed
+from codex_bridge.limits import MAX_TURN_CALLS
 from codex_bridge.protocol import jsonrpc
 from codex_bridge.protocol.chat_request import ToolBook
 from codex_bridge.protocol.chat_response import ChatAnswer
@@ -319,3 +320,11 @@ def test_the_end_is_known_before_the_connection_is_over() -> None:
     assert not words.has_ended
     words.feed(DONE)
     assert words.has_ended
+
+
+def test_a_flood_of_calls_is_no_answer() -> None:
+    flood = [call(at, f"c{at}", "run", "{}") for at in range(MAX_TURN_CALLS + 1)]
+    assert len(translate([*flood[:-1], STOP])) == MAX_TURN_CALLS + 2
+    with pytest.raises(UpstreamFailed, match=f"more than {MAX_TURN_CALLS} tool calls") as failed:
+        translate([*flood, STOP])
+    assert not failed.value.passes, "the next answer would be as long"
